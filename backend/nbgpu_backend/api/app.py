@@ -1,0 +1,37 @@
+"""Put the surfaces together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from nbgpu_backend.api import nbgpu, problems, serverless
+from nbgpu_backend.api.router import Router
+from nbgpu_backend.control.core import Core
+from nbgpu_backend.control.sink import RecordSink
+from nbgpu_backend.errors import NbgpuError
+from nbgpu_backend.serving.gateway import Gateway
+
+
+def build(core: Core, token: str, version: str, shutdown: Callable[[bool], None]) -> Router:
+    """`shutdown(all)` ends the server soon after it returns."""
+    app = FastAPI(title="nbgpu", version=version, docs_url=None, redoc_url=None)
+    app.include_router(serverless.routes(core))
+    app.include_router(nbgpu.routes(core, version, shutdown))
+    app.add_exception_handler(NbgpuError, problems.on_error)
+    app.add_exception_handler(RequestValidationError, problems.on_invalid)
+    app.add_exception_handler(ValidationError, problems.on_invalid)
+    app.add_exception_handler(HTTPException, problems.on_http)
+    services = core.services
+    gateway = Gateway(
+        core.endpoints,
+        RecordSink(core.endpoints, services.recorder),
+        services.clock,
+        services.session,
+        token,
+    )
+    return Router(gateway, app, token)

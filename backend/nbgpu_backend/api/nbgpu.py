@@ -1,0 +1,203 @@
+"""`/nbgpu/v1`: what RunPod has no resource for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Callable
+
+from fastapi import APIRouter, Header, Query
+from fastapi.responses import StreamingResponse
+
+from nbgpu_backend import runtime
+from nbgpu_backend.billing.costs import cost_series, ledger_columns
+from nbgpu_backend.billing.rates import Rate, parse
+from nbgpu_backend.control.core import Core
+from nbgpu_backend.control.views import endpoint_row
+from nbgpu_backend.control.why import why
+from nbgpu_backend.domain.pricing import plain
+from nbgpu_backend.errors import BadRequest, NbgpuError
+from nbgpu_backend.schema.events import Event
+from nbgpu_backend.schema.metrics import Columns, CostSeries
+from nbgpu_backend.schema.summary import (
+    Health,
+    LogLines,
+    Orphan,
+    Settings,
+    SettingsChange,
+    ShutdownRequest,
+    Summary,
+    Why,
+)
+from nbgpu_backend.telemetry.frames import request_columns, worker_columns
+
+PLACES = ("local",)
+PING_S = 15.0  # a comment on a quiet stream, so that a dead client is noticed
+BACKLOG = 1000
+
+
+def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRouter:
+    router = APIRouter(prefix="/nbgpu/v1", tags=["nbgpu"])
+    services, endpoints = core.services, core.endpoints
+    state = services.state
+
+    def _id(name: str | None) -> str | None:
+        return endpoints.get(name).id if name else None
+
+    @router.get("/health")
+    async def health() -> Health:
+        return Health(
+            status="ok",
+            pid=os.getpid(),
+            version=version,
+            api_version=runtime.API_VERSION,
+            installation=services.installation,
+            started_us=core.started_us,
+            loop_lag_ms=core.lag_ms,
+        )
+
+    @router.get("/summary")
+    async def summary() -> Summary:
+        rows = [endpoint_row(control, services) for control in endpoints.all()]
+        return Summary(
+            per_hour=plain(services.ledger.rate_now()),
+            spent_today=plain(await core.spent_today()),
+            idle_but_billing=[row.name for row in rows if row.idle_but_billing],
+            endpoints=rows,
+            orphans=[Orphan(name=seen.name, pid=seen.pid) for seen in core.orphans.values()],
+        )
+
+    @router.get("/why/{endpoint}")
+    async def explain(endpoint: str) -> Why:
+        return await why(endpoints.get(endpoint), services)
+
+    @router.get("/logs/{endpoint}")
+    async def logs(endpoint: str, tail: int = Query(100, ge=1, le=5000)) -> LogLines:
+        control = endpoints.get(endpoint)
+        newest = next(reversed(control.workers.values()), None)
+        if newest is None:
+            return LogLines(worker=None, lines=[])
+        try:
+            lines = await services.provider.logs(newest.record.name, tail)
+        except NbgpuError:  # it has ended, and its folder is gone
+            lines = list(newest.exit.tail)[-tail:] if newest.exit else []
+        return LogLines(worker=newest.id, lines=lines)
+
+    @router.get("/events")
+    async def events(
+        since: int | None = None,
+        endpoint: str | None = None,
+        last_event_id: str | None = Header(None),
+    ) -> StreamingResponse:
+        """Server-sent events: first those after `since` (or Last-Event-ID), then new ones as they come."""
+        return StreamingResponse(
+            _follow(core, _seq(last_event_id, since), _id(endpoint)), media_type="text/event-stream"
+        )
+
+    @router.get("/metrics/requests")
+    async def metrics_requests(endpoint: str | None = None, since_us: int = 0) -> Columns:
+        return await request_columns(
+            services.telemetry, endpoint_id=_id(endpoint), since_us=since_us
+        )
+
+    @router.get("/metrics/workers")
+    async def metrics_workers(endpoint: str | None = None, since_us: int = 0) -> Columns:
+        found = await worker_columns(
+            services.telemetry, endpoint_id=_id(endpoint), since_us=since_us
+        )
+        names = {control.id: control.name for control in endpoints.all()}
+        ids = found.columns.pop("endpoint_id")
+        found.columns["endpoint"] = [names.get(i, i) for i in ids]
+        return found
+
+    @router.get("/metrics/ledger")
+    async def metrics_ledger(endpoint: str | None = None, since_us: int = 0) -> Columns:
+        return await ledger_columns(
+            state.database,
+            endpoint_id=_id(endpoint),
+            since_us=since_us,
+            now_us=services.clock.now(),
+            names={control.id: control.name for control in endpoints.all()},
+        )
+
+    @router.get("/metrics/cost")
+    async def metrics_cost(endpoint: str, since_us: int = 0) -> CostSeries:
+        return await cost_series(
+            state.database,
+            services.telemetry,
+            endpoint_id=endpoints.get(endpoint).id,
+            since_us=since_us,
+            now_us=services.clock.now(),
+        )
+
+    @router.get("/settings")
+    async def settings() -> Settings:
+        rates = {place: services.rate(place) for place in PLACES}
+        return Settings(
+            rates={place: f"{rate.per_hour:f}" for place, rate in rates.items()},
+            rate_sources={place: rate.source for place, rate in rates.items()},
+        )
+
+    @router.patch("/settings")
+    async def change_settings(change: SettingsChange) -> Settings:
+        parsed = {place: parse(text) for place, text in change.rates.items()}
+        for place in parsed:
+            if place not in PLACES:
+                raise BadRequest(f"There is no place '{place}'.", "This machine is rate.local.")
+        for place, per_hour in parsed.items():
+            await core.set_rate(place, Rate(per_hour, change.source))
+        return await settings()
+
+    @router.post("/shutdown", status_code=202)
+    async def stop(request: ShutdownRequest) -> dict[str, bool]:
+        shutdown(request.all)
+        return {"all": request.all}
+
+    return router
+
+
+def _seq(last_event_id: str | None, since: int | None) -> int | None:
+    if last_event_id is not None and last_event_id.isdigit():
+        return int(last_event_id)
+    return since
+
+
+async def _follow(core: Core, since: int | None, endpoint_id: str | None) -> AsyncIterator[str]:
+    """None: from now on. A client that reads too slowly is cut off; its Last-Event-ID brings it back."""
+    state = core.services.state
+    queue: asyncio.Queue[Event | None] = asyncio.Queue(BACKLOG)
+
+    def listener(event: Event) -> None:
+        if queue.full():
+            return
+        queue.put_nowait(event if queue.qsize() < BACKLOG - 1 else None)
+
+    stop = state.listen(listener)
+    try:
+        yield ": connected\n\n"
+        seen = since or 0
+        while since is not None:
+            stored = await state.events_since(seen, endpoint_id=endpoint_id)
+            for event in stored:
+                seen = event.seq
+                yield _sse(event)
+            if len(stored) < BACKLOG:
+                break
+        while True:
+            try:
+                event_or_end = await asyncio.wait_for(queue.get(), PING_S)
+            except TimeoutError:
+                yield ": ping\n\n"
+                continue
+            if event_or_end is None:
+                return
+            if event_or_end.seq > seen and endpoint_id in (None, event_or_end.endpoint_id):
+                seen = event_or_end.seq
+                yield _sse(event_or_end)
+    finally:
+        stop()
+
+
+def _sse(event: Event) -> str:
+    return f"id: {event.seq}\nevent: {event.kind}\ndata: {json.dumps(event.wire())}\n\n"

@@ -1,0 +1,44 @@
+"""The outermost ASGI application: the token, the data path, then everything else."""
+
+from __future__ import annotations
+
+import hmac
+
+from nbgpu_backend.schema.common import Problem
+from nbgpu_backend.serving.exchange import Exchange, Receive, Scope, Send
+from nbgpu_backend.serving.gateway import Gateway
+
+UNAUTHORIZED = (
+    Problem(
+        title="Unauthorized",
+        status=401,
+        detail="The token is missing or wrong. It stands in NBGPU_HOME/run/backend.json.",
+        nbgpu={"code": "unauthorized"},
+    )
+    .model_dump_json(by_alias=True)
+    .encode()
+)
+PROBLEM_HEADERS = [(b"content-type", b"application/problem+json")]
+
+
+class Router:
+    def __init__(self, gateway: Gateway, app: object, token: str) -> None:
+        self._gateway = gateway
+        self._app = app
+        self._token = token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)  # type: ignore[operator]
+        elif Gateway.owns(scope["path"]):
+            await self._gateway(scope, receive, send)
+        elif self._authorized(scope):
+            await self._app(scope, receive, send)  # type: ignore[operator]
+        else:
+            await Exchange(scope, receive, send).answer(401, UNAUTHORIZED, PROBLEM_HEADERS)
+
+    def _authorized(self, scope: Scope) -> bool:
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        if given[:7].lower() == b"bearer ":
+            given = given[7:]
+        return hmac.compare_digest(given, self._token)

@@ -1,0 +1,253 @@
+"""The backend's inside, composed: opens the stores, adopts what runs, keeps the books, closes down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from nbgpu_backend.billing.costs import spent_between
+from nbgpu_backend.billing.ledger import Ledger
+from nbgpu_backend.billing.rates import Rate, load, store
+from nbgpu_backend.clock import Clock
+from nbgpu_backend.control.endpoint import EndpointControl
+from nbgpu_backend.control.endpoints import Endpoints
+from nbgpu_backend.control.records import EndpointRecord, InstanceRecord
+from nbgpu_backend.control.services import Services
+from nbgpu_backend.engines import engine
+from nbgpu_backend.errors import NbgpuError
+from nbgpu_backend.home import Home
+from nbgpu_backend.hub.fetcher import Fetcher
+from nbgpu_backend.providers.base import Exit, Observed
+from nbgpu_backend.providers.local.provider import LocalProvider
+from nbgpu_backend.serving.upstream import session
+from nbgpu_backend.store.database import open_database
+from nbgpu_backend.store.state import Draft, State, installation_id
+from nbgpu_backend.store.tables import endpoints as endpoint_table
+from nbgpu_backend.store.tables import instances, ledger, requests
+from nbgpu_backend.telemetry.recorder import Recorder
+from nbgpu_backend.telemetry.retention import prune
+
+log = logging.getLogger(__name__)
+
+ALIVE_S = 5.0  # how exact an estimated end is
+LAG_S = 0.5
+PRUNE_S = 3600.0
+ORPHAN_GRACE_S = 60.0
+FLUSH_S = 0.25
+STOP_ALL_GRACE_S = 10.0
+
+
+class Core:
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.endpoints = Endpoints(services)
+        self.orphans: dict[str, Observed] = {}
+        self.started_us = services.clock.now()
+        self.lag_ms = 0.0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @classmethod
+    async def open(cls, home: Home, clock: Clock) -> Core:
+        """Raises DiskError. Nothing is adopted yet: the server binds first, then calls `start`."""
+        home.prepare()
+        state = State(open_database(home.state_db, "state"))
+        telemetry = open_database(home.telemetry_db, "telemetry", linger_s=FLUSH_S)
+        book = Ledger()
+
+        def read(connection: Connection) -> tuple[str, dict[str, Rate]]:
+            book.load(connection)
+            return installation_id(connection), load(connection)
+
+        installation, rates = await state.database.writer.write(read)
+        return cls(
+            Services(
+                home=home,
+                installation=installation,
+                clock=clock,
+                state=state,
+                telemetry=telemetry,
+                recorder=Recorder(telemetry),
+                ledger=book,
+                provider=LocalProvider(home, clock),
+                fetcher=Fetcher(home, clock),
+                session=session(),
+                engine=lambda name: engine(name, home),
+                rates=rates,
+            )
+        )
+
+    async def start(self) -> None:
+        """Load the endpoints, adopt their workers, begin the books."""
+        await self._load_endpoints()
+        await self._adopt()
+        for work in (self._keep_alive(), self._measure_lag(), self._prune()):
+            self._tasks.append(asyncio.create_task(_forever(work)))
+        for control in self.endpoints.all():
+            control.weights.start()
+            control.wake()
+
+    async def close(self, *, everything: bool) -> None:
+        """End this backend; with `everything`, all that it runs first."""
+        for task in self._tasks:
+            task.cancel()
+        for control in self.endpoints.all():
+            control.launch_no_more()
+        if everything:
+            work = [
+                c.stop_workers("shutdown", "everything was shut down", STOP_ALL_GRACE_S)
+                for c in self.endpoints.all()
+            ]
+            await asyncio.gather(*work)
+            for name in list(self.orphans):
+                await self._end_orphan(name)
+        for control in self.endpoints.all():
+            await control.close()
+        await self.services.session.close()
+        await asyncio.to_thread(self._close_stores)
+
+    def _close_stores(self) -> None:
+        self.services.state.database.close()
+        self.services.telemetry.close()
+
+    # --- what the API asks ----------------------------------------------------------------------
+
+    async def spent_today(self) -> Decimal:
+        """Dollars since midnight of this machine's time zone."""
+        now = self.services.clock.now()
+        midnight = datetime.fromtimestamp(now / 1e6).replace(
+            hour=0, minute=0, second=0, microsecond=0
+        )
+        since = int(midnight.timestamp() * 1_000_000)
+        return await spent_between(self.services.state.database, since, now)
+
+    async def set_rate(self, place: str, rate: Rate) -> None:
+        """From now on; open intervals are split here."""
+        services, now = self.services, self.services.clock.now()
+        accounts = list(services.ledger.accounts.values())
+
+        def change(connection: Connection) -> None:
+            store(connection, place, rate, now)
+            Ledger.write_rate(connection, accounts, rate, now)
+
+        text = f"The rate of {place} is ${rate.per_hour:f} an hour now ({rate.source})"
+        await services.state.commit(change, Draft(now, "settings.changed", text))
+        services.rates[place] = rate
+        services.ledger.rate_changed(rate, now)
+        for control in self.endpoints.all():
+            for worker in control.live_workers():
+                worker.rate_changed(rate)
+
+    # --- beginnings -----------------------------------------------------------------------------
+
+    async def _load_endpoints(self) -> None:
+        services = self.services
+        query = select(endpoint_table).where(endpoint_table.c.deleted_us.is_(None))
+        for row in await services.state.rows(query.order_by(endpoint_table.c.created_us)):
+            row.pop("deleted_us")
+            record = EndpointRecord.load(row)
+            control = EndpointControl(
+                services, record, services.engine(record.spec.nbgpu.engine.name)
+            )
+            history = select(instances).where(instances.c.endpoint_id == record.id)
+            past = await services.state.rows(history.order_by(instances.c.intent_us))
+            control.generation = max((r["generation"] for r in past), default=0)
+            control.cold_starts = [
+                (r["ready_us"] - r["started_us"]) / 1e6
+                for r in past
+                if r["ready_us"] and r["started_us"]
+            ][-50:]
+            control.requests_total = await services.telemetry.read(
+                lambda c, i=record.id: int(  # type: ignore[misc]
+                    c.execute(select(func.count()).where(requests.c.endpoint_id == i)).scalar_one()
+                )
+            )
+            self.endpoints.add(control)
+
+    async def _adopt(self) -> None:
+        """Match what the provider finds with what the store knows."""
+        services = self.services
+        found = {
+            seen.name: seen for seen in await services.provider.list_owned(services.installation)
+        }
+        open_rows = select(instances).where(instances.c.ended_us.is_(None))
+        for row in await services.state.rows(open_rows):
+            record = InstanceRecord.load(row)
+            seen = found.pop(record.name, None) or Observed(name=record.name, state="gone")
+            control = self.endpoints.by_id(record.endpoint_id)
+            if control is None:
+                found[record.name] = seen  # its endpoint was deleted
+                continue
+            if seen.state == "running":
+                key = await services.provider.read_secret(record.name, "key")
+                control.adopt(record, seen, key)
+            else:
+                await control.bury(record, seen.exit or await self._lost(record))
+        for name, seen in found.items():
+            if seen.state == "running":
+                self.orphans[name] = seen
+                log.warning(
+                    "%s runs and belongs to nothing: it is ended in %g s", name, ORPHAN_GRACE_S
+                )
+                self._tasks.append(asyncio.create_task(self._orphan_later(name)))
+            else:
+                with contextlib.suppress(NbgpuError):
+                    await services.provider.forget(name)
+
+    async def _lost(self, record: InstanceRecord) -> Exit:
+        """An end that nothing recorded: the last moment at which it was known to live."""
+        query = select(func.max(ledger.c.alive_until_us)).where(ledger.c.instance_id == record.id)
+        last = await self.services.state.database.read(lambda c: c.execute(query).scalar())
+        return Exit(None, None, "lost", last or record.started_us or record.intent_us, (), True)
+
+    async def _orphan_later(self, name: str) -> None:
+        await asyncio.sleep(ORPHAN_GRACE_S)
+        await self._end_orphan(name)
+
+    async def _end_orphan(self, name: str) -> None:
+        with contextlib.suppress(NbgpuError):
+            await self.services.provider.stop(name, STOP_ALL_GRACE_S)
+            await self.services.provider.forget(name)
+        self.orphans.pop(name, None)
+
+    # --- the books --------------------------------------------------------------------------------
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await asyncio.sleep(ALIVE_S)
+            open_now = list(self.services.ledger.accounts)
+            if open_now:
+                now = self.services.clock.now()
+                await self.services.state.commit(
+                    lambda c, o=open_now, n=now: Ledger.write_alive(c, o, n)  # type: ignore[misc]
+                )
+
+    async def _measure_lag(self) -> None:
+        """The worst lag of the last minute: how late the event loop came to a timer."""
+        clock, recent = self.services.clock, [0.0] * int(60 / LAG_S)
+        while True:
+            due = clock.elapsed() + LAG_S
+            await asyncio.sleep(LAG_S)
+            recent = [*recent[1:], max(0.0, (clock.elapsed() - due) * 1000)]
+            self.lag_ms = round(max(recent), 2)
+
+    async def _prune(self) -> None:
+        while True:
+            now = self.services.clock.now()
+            await self.services.telemetry.writer.write(lambda c, n=now: prune(c, n))  # type: ignore[misc]
+            await asyncio.sleep(PRUNE_S)
+
+
+async def _forever(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except asyncio.CancelledError:
+        raise
+    except Exception:
+        log.exception("a background task ended")

@@ -1,0 +1,509 @@
+"""One endpoint: its queue, its weights, and the number of its workers.
+
+`wake` is called whenever something changed (an arrival, a completion, a worker's step, a timer); it runs
+`decide` once per turn of the event loop and acts on what it says. The decision is pure and O(1), so the
+data path may call it for every request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from sqlalchemy import Connection, update
+
+from nbgpu_backend.control.records import EndpointRecord, InstanceRecord
+from nbgpu_backend.control.services import Services
+from nbgpu_backend.control.weights import Weights
+from nbgpu_backend.control.worker import WorkerControl, free_port
+from nbgpu_backend.domain import scaling
+from nbgpu_backend.domain.pricing import plain
+from nbgpu_backend.domain.scaling import Observation, ScalingMemory, ScalingPolicy, WorkerLoad
+from nbgpu_backend.domain.states import endpoint_state
+from nbgpu_backend.engines.base import Engine, WorkerSpec
+from nbgpu_backend.errors import NbgpuError, NoMemory, Unavailable
+from nbgpu_backend.providers.base import Exit, Observed
+from nbgpu_backend.schema.common import Reason
+from nbgpu_backend.schema.endpoints import QueueDelay
+from nbgpu_backend.serving.queue import EndpointQueue
+from nbgpu_backend.serving.target import Limits
+from nbgpu_backend.store.state import Draft
+from nbgpu_backend.store.tables import endpoints
+
+log = logging.getLogger(__name__)
+
+START_TRIES = 3  # starts in a row that may fail before the endpoint is held down
+RETRY_S = 2.0  # after a failed start, and while there is too little memory
+DEATH_S = 1.0  # between a broken connection and the notice of the death behind it
+TYPICAL = 20  # cold starts that "typically" looks at
+
+
+class EndpointControl:
+    def __init__(self, services: Services, record: EndpointRecord, engine: Engine) -> None:
+        self.record = record
+        self.engine = engine
+        self.workers: dict[str, WorkerControl] = {}
+        self.weights = Weights(
+            record.model, services.fetcher, self._weights_arrived, self._weights_failed
+        )
+        self.last_failure: Reason | None = None
+        self.cold_starts: list[float] = []
+        self.requests_total = 0
+        self.generation = 0
+        self.queue = EndpointQueue(record.name, record.spec.nbgpu.policy.queue_max, self.wake)
+        self._services = services
+        self._memory = ScalingMemory()
+        self._throttled: Reason | None = None
+        self._not_before = 0.0  # no launch before this instant of `elapsed`
+        self._failed_starts = 0
+        self._since_us = services.clock.now()
+        self._shown = ""
+        self._scheduled = False
+        self._closing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # --- what the data path sees (serving.target.Target) --------------------------------------
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def version(self) -> int:
+        return self.record.version
+
+    @property
+    def engine_version(self) -> str | None:
+        try:
+            return self.engine.version()
+        except NbgpuError:
+            return None  # it was removed since
+
+    @property
+    def limits(self) -> Limits:
+        policy = self.record.spec.nbgpu.policy
+        return Limits(
+            policy.hold_s, policy.first_byte_s, self.record.spec.timeout / 1000, policy.heartbeat_s
+        )
+
+    @property
+    def created_s(self) -> int:
+        return self.record.created_us // 1_000_000
+
+    def refusal(self) -> NbgpuError | None:
+        if self.record.stopped:
+            return Unavailable(
+                f"The endpoint '{self.name}' is stopped.",
+                f"Start it with: nbgpu start {self.name}",
+                code="endpoint_stopped",
+            )
+        if self.record.failure is not None:
+            return Unavailable(
+                f"The endpoint '{self.name}' does not start: {self.record.failure['text']}.",
+                f"Mend that, then try again with: nbgpu start {self.name}",
+                code="endpoint_failed",
+            )
+        return None
+
+    def progress(self) -> dict[str, Any]:
+        now = self._services.clock.now()
+        state, reason = self.state(), self.reason()
+        starting = self._starting()
+        return {
+            "state": state,
+            "text": reason.text,
+            "phase": starting.timer.current if starting else None,
+            "elapsed_s": round(
+                starting.age() if starting else max(0, now - reason.since_us) / 1e6, 1
+            ),
+            "typical_s": self.typical_cold_start_s(),
+            "cost": plain(self._services.ledger.cost(self.id, now)),
+        }
+
+    async def fence(self, worker_id: str) -> None:
+        worker = self.workers.get(worker_id)
+        self.queue.fence(worker_id)
+        if worker is None:
+            return
+        try:  # most often it is dead, and that is about to be noticed
+            await asyncio.wait_for(worker.ended.wait(), DEATH_S)
+        except TimeoutError:
+            worker.end("unhealthy", "its connection broke while it answered", 0)
+            await worker.ended.wait()
+
+    async def suspect(self, worker_id: str) -> bool:
+        worker = self.workers.get(worker_id)
+        if worker is None or not worker.live:
+            return True
+        if await worker.check():
+            return False
+        await worker.ended.wait()
+        return True
+
+    # --- state ----------------------------------------------------------------------------------
+
+    def state(self) -> str:
+        return endpoint_state(
+            stopped=self.record.stopped,
+            failed=self.record.failure is not None,
+            fetching=not self.weights.here and self.weights.error is None,
+            throttled=self._throttled is not None,
+            workers=[w.state for w in self.workers.values() if w.live],
+        )
+
+    def reason(self) -> Reason:
+        """Why it is in its state, in words, with the instant since when."""
+        state = self._noted()
+        if self.record.failure is not None and state == "failed":
+            return Reason(**self.record.failure)
+        if state == "throttled" and self._throttled is not None:
+            return self._throttled
+        starting = self._starting()
+        if state == "starting" and starting is not None:
+            typical = self.typical_cold_start_s()
+            usual = f", usually {typical:.0f} s" if typical else ""
+            text = f"starting a worker: {starting.timer.current} ({starting.age():.0f} s{usual})"
+            return Reason(code="starting", text=text, since_us=starting.reason.since_us)
+        return Reason(code=state, text=self._words(state), since_us=self._since_us)
+
+    def _noted(self) -> str:
+        """The state; when it changes, the instant is kept."""
+        if (state := self.state()) != self._shown:
+            self._shown, self._since_us = state, self._services.clock.now()
+        return state
+
+    def _words(self, state: str) -> str:
+        if state == "fetching":
+            return self.weights.words()
+        return {
+            "stopped": "stopped by you; requests are refused",
+            "asleep": "no worker runs and nothing is billed; the next request starts one",
+            "ready": "a worker is ready and idle",
+            "busy": "answering requests",
+            "draining": "its worker is ending",
+            "starting": "starting a worker",
+        }.get(state, state)
+
+    def typical_cold_start_s(self) -> float | None:
+        recent = self.cold_starts[-TYPICAL:]
+        return round(median(recent), 1) if recent else None
+
+    def live_workers(self) -> list[WorkerControl]:
+        return [w for w in self.workers.values() if w.live]
+
+    def _starting(self) -> WorkerControl | None:
+        return next(
+            (w for w in self.live_workers() if w.state in ("initializing", "starting")), None
+        )
+
+    # --- the scaler -------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._tick)
+
+    def policy(self) -> ScalingPolicy:
+        spec = self.record.spec
+        down = self.record.stopped or self.record.failure is not None or self._closing
+        if isinstance(spec.scaling, QueueDelay):
+            kind, value = "queue_delay", spec.scaling.queue_delay
+        else:
+            kind, value = "request_count", float(spec.scaling.request_count)
+        return ScalingPolicy(
+            kind,  # type: ignore[arg-type]
+            value,
+            0 if down else spec.workers.min,
+            0 if down else max(spec.workers.max, spec.workers.min),
+            float(spec.workers.idle_timeout),
+        )
+
+    def _tick(self) -> None:
+        self._scheduled = False
+        self._noted()
+        now = self._services.clock.elapsed()
+        self._end_stale()
+        serving = [w for w in self.live_workers() if w.state in ("idle", "running")]
+        coming = [w for w in self.live_workers() if w.state in ("initializing", "starting")]
+        core = self.queue.core
+        seen = Observation(
+            queued=core.waiting,
+            queued_low=core.waiting_low,
+            oldest=core.oldest() if core.waiting else None,
+            held=core.in_progress(),
+            up=len(serving),
+            coming=len(coming),
+            slots=self._slots(),
+        )
+        decision = scaling.decide(self.policy(), seen, self._memory, now)
+        self._memory = decision.memory
+        have = len(serving) + len(coming)
+        wake_at = decision.wake_at
+        if decision.target > have:
+            wake_at = min(wake_at, self._grow(decision.target - have, now))
+        elif decision.target < have:
+            self._shrink([*serving, *coming], have - decision.target)
+        if self._throttled is not None and not core.waiting and decision.target <= have:
+            self._throttled = None
+        self._schedule(wake_at, now)
+
+    def _schedule(self, wake_at: float, now: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if wake_at != scaling.FOREVER:
+            delay = max(0.001, wake_at - now)
+            self._timer = asyncio.get_running_loop().call_later(delay, self.wake)
+
+    def _grow(self, count: int, now: float) -> float:
+        """Start workers; returns when to ask again."""
+        if not self.weights.here:
+            self.weights.start()
+            return scaling.FOREVER
+        if now < self._not_before:
+            return self._not_before
+        for _ in range(count):
+            if not self._admit(now):
+                return self._not_before
+            self._launch()
+        return scaling.FOREVER
+
+    def _shrink(self, workers: list[WorkerControl], surplus: int) -> None:
+        loads = [
+            WorkerLoad(w.id, w.held, w.push is not None, w.push.ready if w.push else w.age())
+            for w in workers
+        ]
+        idle = self.record.spec.workers.idle_timeout
+        for worker_id in scaling.victims(loads, surplus):
+            self.queue.withdraw(worker_id)
+            self.workers[worker_id].end("idle_timeout", f"idle for {idle} s")
+
+    def _end_stale(self) -> None:
+        """Workers of an earlier version of the settings: at once when idle, else after their requests."""
+        for worker in self.live_workers():
+            if worker.stale() and worker.state in ("idle", "running", "starting", "initializing"):
+                self.queue.withdraw(worker.id)
+                worker.end("rolled", "its settings were changed")
+
+    def _slots(self) -> int:
+        return self.engine.concurrency(self.record.spec.nbgpu.engine.options)
+
+    # --- launching ----------------------------------------------------------------------------------
+
+    def _admit(self, now: float) -> bool:
+        """Is there memory for one more? If not, wait for what will be freed, or say no to who waits."""
+        services = self._services
+        fit = services.memory.fit(
+            needed=self._memory_needed(), available=services.provider.available_memory()
+        )
+        if fit.fits:
+            self._throttled = None
+            return True
+        self._not_before = now + RETRY_S
+        values: dict[str, Any] = {"needed": fit.needed, "available": fit.available}
+        reason = Reason(
+            code="no_memory", text=f"too little memory: {fit.text}",
+            since_us=self._throttled.since_us if self._throttled else self._services.clock.now(),
+            values=values,
+        )  # fmt: skip
+        if self._throttled is None:
+            self._later(
+                self._tell("worker.throttled", f"{self.name} waits: {reason.text}", **values)
+            )
+        self._throttled = self.last_failure = reason
+        if not fit.ever:
+            self.queue.fail_waiting(
+                NoMemory(
+                    f"'{self.name}' cannot start here: {fit.text}.",
+                    "End other programs, or deploy a smaller model, or set a smaller "
+                    "--kv-cache-memory-bytes after `--`.",
+                    **values,
+                )
+            )
+        return False
+
+    def _launch(self) -> None:
+        services, spec = self._services, self.record.spec
+        self.generation += 1
+        worker_id = "w-" + secrets.token_hex(5)
+        record = InstanceRecord(
+            id=worker_id,
+            name=f"nbgpu-{services.installation}-{worker_id}-{self.generation}",
+            endpoint_id=self.id,
+            provider=spec.nbgpu.place.on,
+            generation=self.generation,
+            endpoint_version=self.record.version,
+            tier="plain",
+            port=free_port(),
+            slots=self._slots(),
+            intent_us=services.clock.now(),
+        )
+        services.memory.reserve(worker_id, self._memory_needed())
+        worker = self._control(record)
+        worker.launch(
+            WorkerSpec(
+                served_name=self.name,
+                model=self.model_path(),
+                port=record.port,
+                cpu=spec.nbgpu.place.cpu or default_threads(),
+                options=spec.nbgpu.engine.options,
+                env={"HOME": str(services.home.instances / record.name), **spec.env},
+            ),
+            cwd=spec.nbgpu.cwd if spec.nbgpu.engine.name == "command" else None,
+        )
+
+    def adopt(self, record: InstanceRecord, seen: Observed, key: str | None) -> None:
+        self._services.memory.reserve(record.id, self._memory_needed())
+        self._control(record).adopt(seen, key)
+
+    async def bury(self, record: InstanceRecord, ended: Exit) -> None:
+        """Write down the end of a worker that ended while no backend was there."""
+        await self._control(record).bury(ended)
+
+    def _control(self, record: InstanceRecord) -> WorkerControl:
+        policy = self.record.spec.nbgpu.policy
+        worker = WorkerControl(
+            self._services, self, self.engine, record,
+            unhealthy_s=policy.unhealthy_s, start_s=policy.start_s,
+        )  # fmt: skip
+        self.workers[record.id] = worker
+        return worker
+
+    def _memory_needed(self) -> int:
+        return self.engine.memory(self.model_path(), self.record.spec.nbgpu.engine.options)
+
+    def model_path(self) -> Path | None:
+        return Path(self.record.model.path) if self.record.model.path else None
+
+    # --- what a worker tells (worker.Owner) -------------------------------------------------------------
+
+    def somebody_waits(self) -> bool:
+        return self.queue.core.waiting > 0 or self.record.spec.workers.min > 0
+
+    def worker_ready(self, worker: WorkerControl) -> None:
+        self._services.memory.taken(worker.id)
+        self._failed_starts = 0
+        self._not_before = 0.0
+        if worker.timer.done:  # not an adopted one
+            self.cold_starts.append(worker.age())
+        assert worker.push is not None
+        if not worker.stale() and not self.record.stopped:
+            self.queue.offer(worker.push)
+
+    def worker_changed(self, worker: WorkerControl) -> None:
+        self.wake()
+
+    def worker_ended(self, worker: WorkerControl, ended: Exit) -> None:
+        self.queue.fence(worker.id)
+        self._services.memory.release(worker.id)
+        if not worker.stopped_on_purpose():
+            text = worker.reason.text
+            values = {"worker": worker.id, "tail": list(ended.tail)[-12:]}
+            self.last_failure = Reason(
+                code="worker_died", text=text, since_us=ended.ended_us, values=values
+            )
+            if worker.push is None:
+                self._start_failed(worker, ended, text)
+        self._drop_others(worker)
+        self.wake()
+
+    def _start_failed(self, worker: WorkerControl, ended: Exit, text: str) -> None:
+        """Again, unless it is certain to fail again, or has failed too often."""
+        self._failed_starts += 1
+        certain = ended.reason == "launch" or bool(self.engine.explain(ended.tail))
+        port_taken = "port" in text and "in use" in text
+        if (certain and not port_taken) or self._failed_starts >= START_TRIES:
+            self._hold_down("start_failed", text, {"tail": list(ended.tail)[-12:]})
+        else:
+            self._not_before = self._services.clock.elapsed() + RETRY_S * (self._failed_starts - 1)
+
+    def _drop_others(self, worker: WorkerControl) -> None:
+        """Keep the last one that ended, for its log lines; forget the others."""
+        for other in list(self.workers.values()):
+            if other is not worker and not other.live:
+                self.workers.pop(other.id, None)
+
+    # --- changes -----------------------------------------------------------------------------------------
+
+    def _hold_down(self, code: str, text: str, values: dict[str, Any]) -> None:
+        """Give up: nothing is started or billed until a person says `start`."""
+        reason = Reason(code=code, text=text, since_us=self._services.clock.now(), values=values)
+        self.record.failure = reason.model_dump()
+        self._failed_starts = 0
+        error = self.refusal()
+        assert error is not None
+        self.queue.fail_waiting(error)
+        self._later(self.save("endpoint.failed", f"{self.name} does not start: {text}"))
+
+    async def save(self, kind: str | None, text: str = "", **values: Any) -> None:
+        row = self.record.row()
+
+        def change(connection: Connection) -> None:
+            connection.execute(update(endpoints).where(endpoints.c.id == self.id).values(**row))
+
+        drafts = [self._draft(kind, text, values)] if kind else []
+        await self._services.state.commit(change, *drafts)
+
+    async def stop_workers(self, code: str, text: str, grace_s: float | None = None) -> None:
+        """Return when none is left."""
+        for worker in self.live_workers():
+            self.queue.withdraw(worker.id)
+            worker.end(code, text, grace_s)
+        for worker in self.live_workers():
+            await worker.ended.wait()
+
+    async def _weights_arrived(self) -> None:
+        size = self.record.model.bytes / 1e6
+        await self.save("model.fetched", f"The weights of {self.name} are here ({size:.0f} MB)")
+        self.wake()
+
+    async def _weights_failed(self, error: NbgpuError) -> None:
+        self.queue.fail_waiting(
+            Unavailable(
+                f"'{self.name}' has no weights: {error.what}", error.next_step, code=error.code
+            )
+        )
+        await self._tell(
+            "model.failed", f"The weights of {self.name} could not be fetched: {error}"
+        )
+
+    def launch_no_more(self) -> None:
+        self._closing = True
+
+    async def close(self) -> None:
+        """This backend lets go of it; processes live on."""
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        await self.weights.close()
+        for worker in self.live_workers():
+            worker.forget_backend()
+
+    def _later(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _tell(self, kind: str, text: str, **values: Any) -> None:
+        await self._services.state.commit(None, self._draft(kind, text, values))
+
+    def _draft(self, kind: str, text: str, values: dict[str, Any]) -> Draft:
+        return Draft(
+            at_us=self._services.clock.now(), kind=kind, text=text,
+            endpoint_id=self.id, endpoint=self.name, values=values,
+        )  # fmt: skip
+
+
+def default_threads() -> int:
+    """All cores but one, which the gateway and the notebook share."""
+    return max(1, len(os.sched_getaffinity(0)) - 1) if hasattr(os, "sched_getaffinity") else 1

@@ -1,0 +1,77 @@
+"""Everything that can be wrong with a deploy is found here, before anything is stored or started."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from nbgpu_backend.control.records import ModelRecord
+from nbgpu_backend.control.services import Services
+from nbgpu_backend.domain.names import complaint
+from nbgpu_backend.engines.base import Engine
+from nbgpu_backend.errors import BadRequest, NotFound, Unavailable
+from nbgpu_backend.hub.fetcher import FetchPlan
+from nbgpu_backend.hub.library import LocalModel, locate, weight_bytes
+from nbgpu_backend.schema.endpoints import CreateEndpoint, Place
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    engine: Engine
+    model: ModelRecord
+    plan: FetchPlan | None  # of weights that are still to be fetched
+
+
+async def prepare(spec: CreateEndpoint, services: Services) -> Prepared:
+    """Raises BadRequest, BadOption, NotFound, EngineMissing, DiskError, Unavailable: each a sentence."""
+    if found := complaint(spec.name):
+        raise BadRequest(*found, code="bad_name")
+    if spec.workers.min > spec.workers.max:
+        raise BadRequest(
+            f"At least {spec.workers.min} and at most {spec.workers.max} workers contradict each other.",
+            "Raise --workers or lower --always-on.",
+        )
+    _check_place(spec.nbgpu.place)
+    engine = services.engine(spec.nbgpu.engine.name)
+    engine.version()
+    engine.check_options(spec.nbgpu.engine.options)
+    model, plan = await _model(spec, services)
+    return Prepared(engine, model, plan)
+
+
+def _check_place(place: Place) -> None:
+    if place.on != "local":
+        raise NotFound(
+            f"There is no place '{place.on}'.", "This machine is --on local.", code="no_place"
+        )
+    if place.gpu:
+        raise Unavailable(
+            f"This machine has no {' or '.join(place.gpu)} that nbgpu can use.",
+            "Leave --gpu out, or say --cpu N, to run on its processors.",
+            code="no_gpu",
+        )
+    cores = os.cpu_count() or 1
+    if place.cpu is not None and place.cpu > cores:
+        raise BadRequest(f"This machine has {cores} cores, not {place.cpu}.", f"Use --cpu {cores} or less.")  # fmt: skip
+
+
+async def _model(spec: CreateEndpoint, services: Services) -> tuple[ModelRecord, FetchPlan | None]:
+    ref = spec.nbgpu.model
+    if ref is None:
+        if spec.nbgpu.engine.name == "command":
+            return ModelRecord("", "none", None, None, 0, True), None
+        raise BadRequest("No model is named.", "Give a hub id (org/name), a directory or a name.")
+    found = locate(
+        ref, services.home, Path(spec.nbgpu.cwd) if spec.nbgpu.cwd else services.home.root
+    )
+    if isinstance(found, LocalModel):
+        source = "library" if found.path.parent == services.home.models else "directory"
+        return ModelRecord(ref, source, str(found.path), None, weight_bytes(found.path), True), None
+    plan = await services.fetcher.plan(found)
+    complete = plan.bytes_cached >= plan.bytes_total
+    record = ModelRecord(ref, "hub", str(plan.path), plan.commit, plan.bytes_total, False)
+    if complete and plan.path.is_dir():
+        record.fetched = True
+        return record, None
+    return record, plan

@@ -1,0 +1,42 @@
+"""What the reconcilers share: one of each, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+import aiohttp
+
+from nbgpu_backend.billing.ledger import Ledger
+from nbgpu_backend.billing.rates import UNSET, Rate
+from nbgpu_backend.clock import Clock
+from nbgpu_backend.domain.memory import Reservations
+from nbgpu_backend.engines.base import Engine
+from nbgpu_backend.home import Home
+from nbgpu_backend.hub.fetcher import Fetcher
+from nbgpu_backend.providers.base import WorkerHost
+from nbgpu_backend.store.database import Database
+from nbgpu_backend.store.state import State
+from nbgpu_backend.telemetry.recorder import Recorder
+
+
+@dataclass(slots=True)
+class Services:
+    home: Home
+    installation: str
+    clock: Clock
+    state: State
+    telemetry: Database
+    recorder: Recorder
+    ledger: Ledger
+    provider: WorkerHost
+    fetcher: Fetcher
+    session: aiohttp.ClientSession
+    engine: Callable[[str], Engine]
+    url: str = ""  # of this backend, known once it is bound
+    memory: Reservations = field(default_factory=Reservations)
+    rates: dict[str, Rate] = field(default_factory=dict)  # place -> dollars an hour
+
+    def rate(self, place: str) -> Rate:
+        return self.rates.get(place, Rate(Decimal(0), UNSET))

@@ -1,0 +1,49 @@
+"""Where the gateway's records go: the telemetry writer, and the endpoint's count."""
+
+from __future__ import annotations
+
+from nbgpu_backend.control.endpoints import Endpoints
+from nbgpu_backend.serving.target import Record
+from nbgpu_backend.telemetry.recorder import Recorder
+
+
+class RecordSink:
+    """Implements serving.target.Sink."""
+
+    def __init__(self, endpoints: Endpoints, recorder: Recorder) -> None:
+        self._endpoints = endpoints
+        self._recorder = recorder
+
+    def request(self, record: Record) -> None:
+        if (control := self._endpoints.by_id(record.endpoint_id)) is not None:
+            control.requests_total += 1
+        self._recorder.request(
+            {
+                "id": record.id,
+                "endpoint_id": record.endpoint_id,
+                "endpoint": record.endpoint,
+                "worker_id": record.worker_id,
+                "arrived_us": record.arrived_us,
+                "queue_us": _us(record.queue_s),
+                "cold": int(record.cold),
+                "start_us": _us(record.start_s),
+                "phases": {name: _us(seconds) for name, seconds in record.phases.items()},
+                "first_byte_us": None if record.first_byte_s is None else _us(record.first_byte_s),
+                "total_us": _us(record.total_s),
+                "tokens_in": record.tokens_in,
+                "tokens_out": record.tokens_out,
+                "gaps": record.gaps.sparse(),
+                "status": record.status,
+                "error": record.error,
+                "route": record.route,
+                "streamed": int(record.streamed),
+                "retries": record.retries,
+                "share_us": _us(record.share_s),
+                "rate": f"{record.rate:f}",
+                "origin": dict(record.origin),
+            }
+        )
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * 1_000_000)

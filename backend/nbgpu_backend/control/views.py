@@ -1,0 +1,183 @@
+"""Endpoints and workers as the API shows them."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from nbgpu_backend.control.endpoint import EndpointControl
+from nbgpu_backend.control.services import Services
+from nbgpu_backend.control.worker import WorkerControl
+from nbgpu_backend.domain.pricing import plain
+from nbgpu_backend.domain.states import WORKER_STATES
+from nbgpu_backend.schema.endpoints import (
+    Change,
+    Endpoint,
+    EndpointStatus,
+    ModelInfo,
+    Phase,
+    RequestUrls,
+    Worker,
+    WorkerExtras,
+    WorkerList,
+    WorkerSummary,
+)
+from nbgpu_backend.schema.summary import EndpointRow, WorkerRow
+
+
+def rfc3339(us: int) -> str:
+    return datetime.fromtimestamp(us / 1e6, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")  # fmt: skip
+
+
+def camel(name: str) -> str:
+    return re.sub(r"_([a-z])", lambda m: m[1].upper(), name)
+
+
+def endpoint_view(
+    control: EndpointControl,
+    services: Services,
+    *,
+    outcome: str | None = None,
+    changes: list[Change] | None = None,
+) -> Endpoint:
+    record, spec = control.record, control.record.spec
+    now = services.clock.now()
+    base = f"{services.url}/v2/{record.id}"
+    rate = services.rate(spec.nbgpu.place.on)
+    status = EndpointStatus(
+        model=ModelInfo(
+            ref=record.model.ref,
+            source=record.model.source,
+            revision=record.model.revision,
+            path=record.model.path,
+            bytes=record.model.bytes,
+            fetch=control.weights.view(),
+        ),
+        engine=spec.nbgpu.engine,
+        engine_version=control.engine_version,
+        place=spec.nbgpu.place,
+        policy=spec.nbgpu.policy,
+        state=control.state(),
+        reason=control.reason(),
+        version=record.version,
+        base_url=f"{services.url}/v2/{record.name}/openai/v1",
+        queued=control.queue.core.waiting,
+        held=control.queue.core.in_progress(),
+        workers=[worker_view(w, services) for w in control.live_workers()],
+        last_failure=control.last_failure,
+        rate_per_hour=plain(rate.per_hour),
+        rate_source=rate.source,
+        cost_so_far=plain(services.ledger.cost(record.id, now)),
+        requests_total=control.requests_total,
+        typical_cold_start_s=control.typical_cold_start_s(),
+        origin=spec.nbgpu.origin,
+        tags=spec.nbgpu.tags,
+        created_us=record.created_us,
+        outcome=outcome,
+        changes=changes or [],
+    )
+    return Endpoint(
+        id=record.id,
+        name=record.name,
+        type="QUEUE",
+        image=None,
+        args=None,
+        disk=None,
+        env=spec.env,
+        registry=None,
+        gpu=None,
+        request_urls=RequestUrls(
+            run=f"{base}/run",
+            run_sync=f"{base}/runsync",
+            status=f"{base}/status/{{id}}",
+            stream=f"{base}/stream/{{id}}",
+            cancel=f"{base}/cancel/{{id}}",
+            retry=f"{base}/retry/{{id}}",
+            purge_queue=f"{base}/purge-queue",
+            health=f"{base}/health",
+        ),
+        workers=spec.workers,
+        scaling=spec.scaling,
+        data_center_ids=[],
+        network_volumes=[],
+        timeout=spec.timeout,
+        flashboot="OFF",
+        created_at=rfc3339(record.created_us),
+        nbgpu=status,
+    )
+
+
+def worker_view(worker: WorkerControl, services: Services) -> Worker:
+    record, now = worker.record, services.clock.now()
+    account = services.ledger.accounts.get(record.id)
+    began = record.started_us or record.intent_us
+    return Worker(
+        id=record.id,
+        status=WORKER_STATES[worker.state].v2 or "UNHEALTHY",
+        is_stale=worker.stale(),
+        version=record.endpoint_version,
+        gpu_count=0,
+        image=None,
+        uptime_seconds=max(0, (now - began) // 1_000_000),
+        gpu_type_id=None,
+        data_center_id=None,
+        started_at=rfc3339(began),
+        nbgpu=WorkerExtras(
+            state=worker.state,
+            pid=record.pid,
+            port=record.port,
+            tier=record.tier,
+            generation=record.generation,
+            place=record.provider,
+            reason=worker.reason,
+            held=worker.held,
+            phases=[Phase(name=n, seconds=s) for n, s in worker.phases()],
+            ready_seconds=ready_seconds(worker),
+            rate_per_hour=plain(account.rate.per_hour if account else services.rate("local").per_hour),
+            cost_so_far=plain(account.amount(now)) if account else "0",
+        ),
+    )  # fmt: skip
+
+
+def ready_seconds(worker: WorkerControl) -> float | None:
+    record = worker.record
+    if record.ready_us is None or record.started_us is None:
+        return None
+    return round((record.ready_us - record.started_us) / 1e6, 3)
+
+
+def worker_list(control: EndpointControl, services: Services) -> WorkerList:
+    workers = [worker_view(w, services) for w in control.live_workers()]
+    counts = {
+        key: sum(w.status == key.upper() for w in workers)
+        for key in ("running", "idle", "initializing", "throttled", "unhealthy")
+    }
+    return WorkerList(
+        workers=workers,
+        summary=WorkerSummary(**counts, total=len(workers)),
+        endpoint_version=control.record.version,
+    )
+
+
+def endpoint_row(control: EndpointControl, services: Services) -> EndpointRow:
+    record, now = control.record, services.clock.now()
+    state = control.state()
+    return EndpointRow(
+        id=record.id,
+        name=record.name,
+        model=record.model.ref,
+        state=state,
+        reason=control.reason().text,
+        on=record.spec.nbgpu.place.on,
+        workers=[
+            WorkerRow(id=w.id, pid=w.record.pid, port=w.record.port, state=w.state, tier=w.record.tier)
+            for w in control.live_workers()
+        ],
+        workers_max=record.spec.workers.max,
+        queued=control.queue.core.waiting,
+        held=control.queue.core.in_progress(),
+        requests_total=control.requests_total,
+        rate_per_hour=plain(services.ledger.rate_now(record.id)),
+        cost_so_far=plain(services.ledger.cost(record.id, now)),
+        idle_but_billing=state == "ready" and services.ledger.rate_now(record.id) > 0,
+    )  # fmt: skip

@@ -1,0 +1,477 @@
+"""The life of one worker: intent, launch, readiness, serving, its end.
+
+Each step is a transaction with its event. A worker that an earlier backend started is adopted at the step
+where it is. The process itself is the provider's; here it is watched, its lease renewed, and its end
+written down whatever caused it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import socket
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any, Protocol
+
+import aiohttp
+from sqlalchemy import Connection, insert, update
+
+from nbgpu_backend.billing.ledger import Ledger
+from nbgpu_backend.billing.rates import Rate
+from nbgpu_backend.control.phases import PhaseTimer
+from nbgpu_backend.control.records import InstanceRecord
+from nbgpu_backend.control.services import Services
+from nbgpu_backend.engines.base import Engine, WorkerSpec
+from nbgpu_backend.errors import NbgpuError
+from nbgpu_backend.providers.base import Exit, LaunchSpec, Observed
+from nbgpu_backend.schema.common import Reason
+from nbgpu_backend.serving.worker import PushWorker
+from nbgpu_backend.store.state import Draft
+from nbgpu_backend.store.tables import instances
+
+log = logging.getLogger(__name__)
+
+LEASE_S = 900.0  # a push worker without a backend has no work, and ends after this
+RENEW_S = 60.0
+TAIL_LINES = 40  # of the log, kept with the record
+CAUSE_LINES = 300  # of the log, searched for why it failed
+POLL_S = 0.05  # of /health and the log, while somebody waits
+SLOW_POLL_S = 0.5
+FOREVER = float("inf")
+HEALTH_S = 5.0  # between looks at a ready worker, and how long one may take
+
+
+class Owner(Protocol):
+    """What a worker needs of its endpoint."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+    def somebody_waits(self) -> bool: ...
+
+    def worker_ready(self, worker: WorkerControl) -> None: ...
+
+    def worker_changed(self, worker: WorkerControl) -> None: ...
+
+    def worker_ended(self, worker: WorkerControl, ended: Exit) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequest:
+    code: str
+    text: str
+
+
+class WorkerControl:
+    def __init__(
+        self,
+        services: Services,
+        owner: Owner,
+        engine: Engine,
+        record: InstanceRecord,
+        *,
+        unhealthy_s: float,
+        start_s: float,
+    ) -> None:
+        self.record = record
+        self.state = "initializing"
+        self.push: PushWorker | None = None
+        self.exit: Exit | None = None
+        self.timer = PhaseTimer(engine.phases)
+        self.ended = asyncio.Event()
+        self._there = asyncio.Event()  # its process exists, or never will
+        self._services = services
+        self._owner = owner
+        self._engine = engine
+        self._unhealthy_s = unhealthy_s
+        self._start_s = start_s
+        self._stop: StopRequest | None = None
+        self._grace_s = FOREVER
+        self._stopping: asyncio.Task[None] | None = None
+        self._launched = services.clock.elapsed()
+        self._rate = services.rate("local")
+        self._key: str | None = None
+        self._life: asyncio.Task[None] | None = None
+        self.reason = Reason(code="launch", text="being launched", since_us=services.clock.now())
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def live(self) -> bool:
+        return not self.ended.is_set()
+
+    @property
+    def held(self) -> int:
+        return self.push.held if self.push else 0
+
+    def stale(self) -> bool:
+        """Started with settings that have changed since."""
+        return self.record.endpoint_version != self._owner.version
+
+    def phases(self) -> list[tuple[str, float]]:
+        """(phase, seconds) of its start, as far as it is known."""
+        return self.record.phases or self.timer.done
+
+    def age(self) -> float:
+        """Seconds since its launch."""
+        return self._services.clock.elapsed() - self._launched
+
+    # --- beginnings -------------------------------------------------------------------------
+
+    def launch(self, spec: WorkerSpec, *, cwd: str | None = None) -> None:
+        """`cwd`: None is the instance's own folder."""
+        self._life = asyncio.create_task(self._guard(self._begin(spec, cwd)))
+
+    def adopt(self, seen: Observed, key: str | None) -> None:
+        """Take over what runs already."""
+        self._key = key
+        started = self.record.started_us or seen.started_us or self.record.intent_us
+        age = max(0.0, (self._services.clock.now() - started) / 1e6)
+        self._launched = self._services.clock.elapsed() - age
+        self._life = asyncio.create_task(self._guard(self._resume(seen, started)))
+
+    async def _guard(self, life: Any) -> None:
+        """A fault in our own code must not leave a process that nobody watches."""
+        try:
+            await life
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            log.exception("worker %s", self.id)
+            with contextlib.suppress(NbgpuError):
+                await self._services.provider.stop(self.record.name, 0)
+            what = str(error) or type(error).__name__
+            await self._finish(Exit(None, None, "fault", self._services.clock.now(), (what,)))
+
+    async def _begin(self, spec: WorkerSpec, cwd: str | None) -> None:
+        services, record = self._services, self.record
+        command = self._engine.command(spec)
+        env, secret_files = dict(command.env), {}
+        if command.key_variable:
+            self._key = secrets.token_urlsafe(24)
+            env[command.key_variable] = self._key
+            secret_files["key"] = self._key
+        row = record.row()
+        await services.state.commit(
+            lambda c: _execute(c, insert(instances).values(**row)),
+            self._draft("worker.launching", f"Launching a worker for {self._owner.name}"),
+        )
+        self._record_state("starting", "launched", "loading the engine")
+        try:
+            launched = await services.provider.launch(
+                LaunchSpec(
+                    name=record.name,
+                    generation=record.generation,
+                    argv=command.argv,
+                    env=env,
+                    ttl_s=LEASE_S,
+                    cwd=cwd,
+                    secrets=secret_files,
+                    meta={"endpoint": self._owner.name, "port": record.port},
+                )
+            )
+        except NbgpuError as error:
+            seen = await services.provider.observe(record.name)  # an ambiguous failure?
+            if seen.state == "running" and seen.pid is not None:
+                await self._resume(seen, seen.started_us or services.clock.now())
+                return
+            await self._finish(Exit(None, None, "launch", services.clock.now(), (str(error),)))
+            return
+        record.pid, record.started_us = launched.pid, launched.started_us
+        await self._opened(launched.started_us)
+        await self._live()
+
+    async def _resume(self, seen: Observed, started_us: int) -> None:
+        record = self.record
+        record.pid = seen.pid
+        if record.id not in self._services.ledger.accounts:
+            record.started_us = started_us
+            await self._opened(started_us)
+        else:
+            account = self._services.ledger.accounts[record.id]
+            self._rate = account.rate
+        if record.ready_us is not None:
+            self._serve(record.ready_us)
+        else:
+            self._record_state("starting", "adopted", "loading the engine")
+        await self._live()
+
+    async def _opened(self, started_us: int) -> None:
+        """The launch and the beginning of its bill, in one transaction."""
+        record, ledger = self.record, self._services.ledger
+        values = {"pid": record.pid, "started_us": started_us}
+
+        def change(connection: Connection) -> None:
+            _update(connection, record.id, values)
+            Ledger.write_open(connection, record.id, record.endpoint_id, self._rate, started_us)
+
+        await self._services.state.commit(change)
+        ledger.opened(record.id, record.endpoint_id, self._rate, started_us)
+
+    # --- life -------------------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        self._there.set()
+        watch = asyncio.create_task(self._services.provider.wait(self.record.name))
+        lease = asyncio.create_task(self._renew())
+        work = asyncio.create_task(self._until_ready_then_healthy())
+        try:
+            # whatever `work` finds ends the process, so that `watch` is always the one that returns
+            ended = await watch
+        finally:
+            for task in (watch, lease, work):
+                task.cancel()
+        await self._finish(ended)
+
+    async def _until_ready_then_healthy(self) -> None:
+        if self.push is None and not await self._until_ready():
+            return
+        await self._until_sick()
+
+    async def _until_ready(self) -> bool:
+        services, url = self._services, f"http://127.0.0.1:{self.record.port}/health"
+        while not await self._healthy(url, 1.0):
+            if self.timer.see(await services.provider.logs(self.record.name, 400), self.age()):
+                self._owner.worker_changed(self)
+            if self.age() > self._start_s:
+                self.end("start_timeout", f"it was not ready after {self._start_s:.0f} s", 0)
+                return False
+            await asyncio.sleep(POLL_S if self._owner.somebody_waits() else SLOW_POLL_S)
+        age = self.age()
+        self.timer.see(await services.provider.logs(self.record.name, 400), age)
+        self.timer.ready(age)
+        now = services.clock.now()
+        self.record.ready_us, self.record.phases = now, self.timer.done
+        values = {"ready_us": now, "phases": self.timer.done}
+        if self._stop is not None:
+            return False
+        self._serve(now)
+        await services.state.commit(
+            lambda c: _update(c, self.id, values),
+            self._draft("worker.ready", f"A worker of {self._owner.name} is ready after {age:.1f} s", seconds=round(age, 3)),
+        )  # fmt: skip
+        return True
+
+    def _serve(self, ready_us: int) -> None:
+        """Offer the slots. From here on requests come."""
+        services, record = self._services, self.record
+        ready = services.clock.elapsed() - max(0.0, (services.clock.now() - ready_us) / 1e6)
+        self.push = PushWorker(
+            id=record.id,
+            url=f"http://127.0.0.1:{record.port}",
+            key=self._key,
+            slots=record.slots,
+            launched=self._launched,
+            ready=ready,
+            rate=self._rate.per_hour,
+            phases=dict(record.phases or ()),
+            on_busy=self._busy,
+        )
+        self._record_state("idle", "ready", "ready")
+        self._owner.worker_ready(self)
+
+    def _busy(self, busy: bool) -> None:
+        if self.state in ("idle", "running"):
+            code, text = ("requests", "answering") if busy else ("ready", "ready")
+            self._record_state("running" if busy else "idle", code, text)
+
+    async def _until_sick(self) -> None:
+        clock, url = self._services.clock, f"http://127.0.0.1:{self.record.port}/health"
+        last = clock.elapsed()
+        while True:
+            await asyncio.sleep(HEALTH_S)
+            if await self._healthy(url, HEALTH_S):
+                last = clock.elapsed()
+            elif clock.elapsed() - last > self._unhealthy_s:
+                self._sick(f"it has not answered /health for {self._unhealthy_s:.0f} s")
+                return
+
+    async def check(self) -> bool:
+        """Ask for its health now; a sick one is ended. True if it is well."""
+        try:
+            if await self._healthy(f"http://127.0.0.1:{self.record.port}/health", HEALTH_S):
+                return True
+        except asyncio.CancelledError:
+            raise
+        self._sick("its engine failed")
+        return False
+
+    def _sick(self, text: str) -> None:
+        self._record_state("unhealthy", "unhealthy", text)
+        self.end("unhealthy", text, 0)
+
+    async def _healthy(self, url: str, timeout_s: float) -> bool:
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        try:
+            async with self._services.session.get(url, timeout=timeout) as answer:
+                return answer.status == 200
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
+
+    async def _renew(self) -> None:
+        while True:
+            with contextlib.suppress(NbgpuError):
+                await self._services.provider.renew(self.record.name, LEASE_S)
+            await asyncio.sleep(RENEW_S)
+
+    def rate_changed(self, rate: Rate) -> None:
+        self._rate = rate
+        if self.push is not None:
+            self.push.rate = rate.per_hour
+
+    async def bury(self, ended: Exit) -> None:
+        """Write down the end of one that ended while no backend was there."""
+        await self._finish(ended)
+
+    def forget_backend(self) -> None:
+        """This backend goes; the process stays, under its lease."""
+        if self._life is not None:
+            self._life.cancel()
+
+    # --- end --------------------------------------------------------------------------------
+
+    def end(self, code: str, text: str, grace_s: float | None = None) -> None:
+        """Stop it: once what it holds is answered (None), else within `grace_s`. A later call can only
+        make it sooner."""
+        if self._stop is not None and (grace_s is None or grace_s >= self._grace_s):
+            return
+        if self._stop is None:
+            self._stop = StopRequest(code, text)
+        self._grace_s = FOREVER if grace_s is None else grace_s
+        if self.state in ("idle", "running", "starting", "initializing"):
+            self._record_state("draining", code, text)
+        if self._stopping is not None:
+            self._stopping.cancel()
+        self._stopping = asyncio.create_task(self._drain(grace_s))
+
+    async def _drain(self, grace_s: float | None) -> None:
+        await self._there.wait()
+        if grace_s is None:
+            while self.held:
+                await asyncio.sleep(POLL_S)
+            grace_s = self._engine.drain_s
+        try:
+            await self._services.provider.stop(self.record.name, grace_s)
+        except NbgpuError as error:
+            log.info("stop of %s: %s", self.record.name, error)
+
+    async def _finish(self, ended: Exit) -> None:
+        services, record = self._services, self.record
+        self._there.set()
+        reason = self._stop
+        if reason is None:
+            ended = await self._with_log(ended)
+        self.exit = ended
+        record.ended_us = ended.ended_us
+        record.exit = {
+            "code": ended.code,
+            "signal": ended.signal,
+            "reason": reason.code if reason else ended.reason,
+            "tail": list(ended.tail)[-TAIL_LINES:],
+        }
+        text = reason.text if reason else self.words(ended)
+        wanted = reason is not None and reason.code not in ("unhealthy", "start_timeout")
+        account = services.ledger.accounts.get(record.id)
+        cost = account.amount(ended.ended_us) if account else Decimal(0)
+        values = {"ended_us": ended.ended_us, "exit": record.exit}
+
+        def change(connection: Connection) -> None:
+            _update(connection, record.id, values)
+            Ledger.write_close(connection, record.id, ended.ended_us, estimated=ended.estimated)
+
+        verb = "has ended" if wanted else "failed"
+        draft = self._draft(
+            "worker.stopped" if wanted else "worker.died",
+            f"A worker of {self._owner.name} {verb}: {text}",
+            code=ended.code,
+            signal=ended.signal,
+            reason=record.exit["reason"],
+            cost=str(cost),
+        )
+        try:
+            await services.state.commit(change, draft)
+            services.ledger.closed(record.id, ended.ended_us)
+            with contextlib.suppress(NbgpuError):
+                await services.provider.forget(record.name)
+        except NbgpuError as error:
+            # the folder stays, so that the next backend finds the end and writes it down
+            log.error("the end of %s could not be stored: %s", record.name, error)
+        self._record_state("stopped", record.exit["reason"], text)
+        self.ended.set()
+        self._owner.worker_ended(self, ended)
+
+    async def _with_log(self, ended: Exit) -> Exit:
+        """With more of its log than the shim kept: a root cause may stand far above the last line."""
+        with contextlib.suppress(NbgpuError):
+            if lines := await self._services.provider.logs(self.record.name, CAUSE_LINES):
+                return replace(ended, tail=tuple(lines))
+        return ended
+
+    def stopped_on_purpose(self) -> bool:
+        return self._stop is not None and self._stop.code not in ("unhealthy", "start_timeout")
+
+    def words(self, ended: Exit) -> str:
+        """One sentence on an end that nobody asked for."""
+        if explained := self._engine.explain(ended.tail):
+            return explained
+        if ended.reason == "launch":
+            return ended.tail[0] if ended.tail else "it could not be launched"
+        if ended.signal is not None:
+            return f"it was killed by signal {ended.signal}{_SIGNALS.get(ended.signal, '')}"
+        if ended.reason == "lost":
+            return "its process is gone, and nothing says why (its parent was killed, or the machine restarted)"
+        if ended.reason == "lease":
+            return "its lease ran out while no backend was there"
+        last = next((line for line in reversed(ended.tail) if line.strip()), "")
+        return f"it ended by itself with exit code {ended.code}" + (
+            f": {last[:200]}" if last else ""
+        )
+
+    def _record_state(self, state: str, code: str, text: str) -> None:
+        now = self._services.clock.now()
+        self.state = state
+        self.reason = Reason(code=code, text=text, since_us=now)
+        at = now
+        if state == "starting" and self.record.started_us:
+            at = self.record.started_us
+        if state == "stopped" and self.record.ended_us:
+            at = self.record.ended_us
+        self._services.recorder.worker_state(self.id, self.record.endpoint_id, at, state, code)
+        self._owner.worker_changed(self)
+
+    def _draft(self, kind: str, text: str, **values: Any) -> Draft:
+        return Draft(
+            at_us=self._services.clock.now(),
+            kind=kind,
+            text=text,
+            endpoint_id=self.record.endpoint_id,
+            endpoint=self._owner.name,
+            worker_id=self.id,
+            values={"generation": self.record.generation, **values},
+        )
+
+
+_SIGNALS = {9: " (killed, perhaps for lack of memory)", 15: " (asked to end)", 11: " (crashed)", 4: " (illegal instruction)"}  # fmt: skip
+
+
+def free_port() -> int:
+    """A port of loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _execute(connection: Connection, statement: Any) -> None:
+    connection.execute(statement)
+
+
+def _update(connection: Connection, instance_id: str, values: dict[str, Any]) -> None:
+    connection.execute(update(instances).where(instances.c.id == instance_id).values(**values))

@@ -1,0 +1,158 @@
+"""One queue of tickets and the rule that gives them to workers. Pure: time is passed in.
+
+A ticket is queued -> assigned -> delivered -> final. Its final state and the release of its slot are two
+events: a request that its client gave up is final at once and holds its slot until the worker is known to
+have dropped it. What was assigned and not delivered goes back to its old place, uncounted.
+
+Order: priority first, then clients take turns (start-time fair queueing by virtual time), then arrival.
+Workers: the one that holds least gets the next ticket, the longest ready first among equals.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from itertools import count
+
+QUEUED, ASSIGNED, DELIVERED, FINAL = "queued", "assigned", "delivered", "final"
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A request that wants a worker. `arrived` and `deadline` are seconds of the caller's clock."""
+
+    id: str
+    client: str
+    arrived: float
+    deadline: float
+    priority: int = 0  # smaller is sooner
+    low: bool = False  # lowPriority: never a reason to scale up
+    state: str = QUEUED
+    worker: str | None = None
+    tries: int = 0
+    order: tuple[int, float, int] = (0, 0.0, 0)
+
+
+@dataclass(slots=True)
+class Offer:
+    """A push worker's slots: it stands while the worker is ready."""
+
+    worker: str
+    slots: int
+    since: float
+
+
+@dataclass(slots=True)
+class Queue:
+    limit: int = 1000
+    waiting: int = 0
+    waiting_low: int = 0
+    offers: dict[str, Offer] = field(default_factory=dict)
+    held: dict[str, set[Ticket]] = field(default_factory=dict)
+    _heap: list[tuple[tuple[int, float, int], Ticket]] = field(default_factory=list)
+    _virtual: float = 0.0
+    _last: dict[str, float] = field(
+        default_factory=dict
+    )  # client -> virtual time of its last ticket
+    _tickets: dict[str, int] = field(default_factory=dict)  # client -> tickets not yet released
+    _sequence: count[int] = field(default_factory=count)
+
+    def full(self) -> bool:
+        return self.waiting >= self.limit
+
+    def admit(self, ticket: Ticket) -> None:
+        start = max(self._virtual, self._last.get(ticket.client, 0.0)) + 1
+        self._last[ticket.client] = start
+        self._tickets[ticket.client] = self._tickets.get(ticket.client, 0) + 1
+        ticket.order = (ticket.priority, start, next(self._sequence))
+        self._push(ticket)
+
+    def offer(self, offer: Offer) -> None:
+        self.held.setdefault(offer.worker, set())
+        self.offers[offer.worker] = offer
+
+    def withdraw(self, worker: str) -> None:
+        """No new tickets for it; those that it holds stay until they are given back or released."""
+        self.offers.pop(worker, None)
+        self._forget(worker)
+
+    def match(self) -> list[Ticket]:
+        """Assign what can be assigned now; the caller delivers each, or gives it back."""
+        assigned = []
+        while (ticket := self._head()) is not None:
+            free = [o for o in self.offers.values() if len(self.held[o.worker]) < o.slots]
+            if not free:
+                break
+            best = min(free, key=lambda o: (len(self.held[o.worker]), o.since, o.worker))
+            heapq.heappop(self._heap)
+            self._count(ticket, -1)
+            self._virtual = max(self._virtual, ticket.order[1])
+            ticket.state, ticket.worker = ASSIGNED, best.worker
+            self.held[best.worker].add(ticket)
+            assigned.append(ticket)
+        return assigned
+
+    def deliver(self, ticket: Ticket) -> bool:
+        """The worker has it. False where the client gave up in between."""
+        if ticket.state != ASSIGNED:
+            return False
+        ticket.state = DELIVERED
+        ticket.tries += 1
+        return True
+
+    def give_back(self, ticket: Ticket) -> None:
+        """To its old place in the queue; the slot is free again."""
+        self._free(ticket)
+        if ticket.state != FINAL:
+            self._push(ticket)
+
+    def finish(self, ticket: Ticket) -> None:
+        """Its end is known; the slot, if it has one, stays held until `release`."""
+        if ticket.state == QUEUED:
+            self._count(ticket, -1)  # it leaves the heap lazily
+        ticket.state = FINAL
+
+    def release(self, ticket: Ticket) -> None:
+        """The worker no longer has it. The last ticket of a client makes the queue forget the client."""
+        self._free(ticket)
+        left = self._tickets.get(ticket.client, 0) - 1
+        if left > 0:
+            self._tickets[ticket.client] = left
+        else:
+            self._tickets.pop(ticket.client, None)
+            self._last.pop(ticket.client, None)
+
+    def holding(self, worker: str) -> int:
+        return len(self.held.get(worker, ()))
+
+    def in_progress(self) -> int:
+        return sum(len(tickets) for tickets in self.held.values())
+
+    def oldest(self) -> float | None:
+        """Arrival of the longest waiting ticket that may scale up. O(waiting); only asked when some wait."""
+        arrivals = [t.arrived for _, t in self._heap if t.state == QUEUED and not t.low]
+        return min(arrivals, default=None)
+
+    def _head(self) -> Ticket | None:
+        while self._heap and self._heap[0][1].state != QUEUED:
+            heapq.heappop(self._heap)
+        return self._heap[0][1] if self._heap else None
+
+    def _push(self, ticket: Ticket) -> None:
+        ticket.state, ticket.worker = QUEUED, None
+        self._count(ticket, 1)
+        heapq.heappush(self._heap, (ticket.order, ticket))
+
+    def _count(self, ticket: Ticket, step: int) -> None:
+        self.waiting += step
+        if ticket.low:
+            self.waiting_low += step
+
+    def _free(self, ticket: Ticket) -> None:
+        if ticket.worker is not None and ticket.worker in self.held:
+            self.held[ticket.worker].discard(ticket)
+            self._forget(ticket.worker)
+
+    def _forget(self, worker: str) -> None:
+        if worker not in self.offers and not self.held.get(worker, True):
+            del self.held[worker]

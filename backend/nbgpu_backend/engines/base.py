@@ -1,0 +1,64 @@
+"""How a worker is started and spoken to. One engine, one `Engine`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """What an engine needs to know to start one worker."""
+
+    served_name: str  # what `model` is called in OpenAI requests
+    model: Path | None  # a directory with weights; None where the engine brings its own
+    port: int  # on 127.0.0.1, free a moment ago
+    cpu: int  # threads it may use
+    options: Sequence[str]  # the user's, as typed after `--`
+    env: Mapping[str, str] = field(default_factory=dict)  # the user's variables
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCommand:
+    argv: Sequence[str]
+    env: Mapping[str, str]  # complete: nothing is inherited. The worker key is added by the caller.
+    key_variable: str | None  # the variable through which the engine takes its API key
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseMarker:
+    """The log line that ends a phase of the start (`import`, `engine`, `weights`, `warmup` …)."""
+
+    phase: str
+    pattern: re.Pattern[str]
+
+
+class Engine(Protocol):
+    name: str
+    phases: Sequence[PhaseMarker]  # in order; what follows the last one until ready is `api`
+    drain_s: float  # how long a TERM may take to end a request in progress
+
+    def version(self) -> str:
+        """The installed version. Raises EngineMissing with the command that installs it."""
+        ...
+
+    def check_options(self, options: Sequence[str]) -> None:
+        """Raise BadOption for what the engine would refuse, before anything starts."""
+        ...
+
+    def concurrency(self, options: Sequence[str]) -> int:
+        """Requests that one worker takes at a time."""
+        ...
+
+    def memory(self, model: Path | None, options: Sequence[str]) -> int:
+        """Bytes that one worker needs: weights, KV cache and the engine itself."""
+        ...
+
+    def command(self, spec: WorkerSpec) -> EngineCommand: ...
+
+    def explain(self, tail: Sequence[str]) -> str:
+        """One sentence from the last log lines of an engine that failed; "" if it finds none."""
+        ...

@@ -1,0 +1,1 @@
+"""Any OpenAI-compatible server, started by the command line that the user gives."""

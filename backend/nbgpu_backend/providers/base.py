@@ -1,0 +1,102 @@
+"""What a provider is: capabilities, each a small protocol. What a provider lacks is absent.
+
+A provider runs instances (a pod's or a worker's process tree) and reports on them. It keeps no
+memory of its own: what exists is read from the place itself, so that a restarted backend sees the
+same as the one before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSpec:
+    """What to start. `name` is `nbgpu-<installation>-<worker id>-<generation>`."""
+
+    name: str
+    generation: int
+    argv: Sequence[str]
+    env: Mapping[str, str]  # replaces the environment; it is not inherited
+    ttl_s: float  # the lease: without a renewal the instance ends after this
+    grace_s: float = 10.0  # between TERM and KILL
+    cwd: str | None = None  # None: the instance's own folder
+    secrets: Mapping[str, str] = field(default_factory=dict)  # file name -> content, written 0600
+    meta: Mapping[str, object] = field(default_factory=dict)  # stored in state.json
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    name: str
+    pid: int  # the engine's first process = its process group = its session
+    shim_pid: int
+    started_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How an instance ended. `reason` is `exit` (by itself), `asked`, `lease`, `exec`, `lost` …"""
+
+    code: int | None
+    signal: int | None
+    reason: str
+    ended_us: int
+    tail: Sequence[str] = ()  # the last lines of its log
+    estimated: bool = False  # the end was not seen by the shim
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One instance as it is now. `gone`: nothing of it is left and no record says why."""
+
+    name: str
+    state: Literal["running", "ended", "gone"]
+    generation: int = 0
+    pid: int | None = None
+    started_us: int | None = None
+    lease_s: float | None = None
+    exit: Exit | None = None
+    meta: Mapping[str, object] = field(default_factory=dict)
+
+
+class WorkerHost(Protocol):
+    """The capability to run workers. All calls are coroutines; none blocks the event loop.
+
+    Errors: `Unavailable` when a launch fails, with the reason; `NotFound` for an unknown name.
+    """
+
+    async def launch(self, spec: LaunchSpec) -> Launched: ...
+
+    async def observe(self, name: str) -> Observed: ...
+
+    async def wait(self, name: str) -> Exit:
+        """Return when the instance has ended, at once if it has already."""
+        ...
+
+    async def renew(self, name: str, ttl_s: float) -> bool:
+        """Extend the lease; False when the instance is stopping or gone."""
+        ...
+
+    async def stop(self, name: str, grace_s: float) -> Exit:
+        """TERM, CONT, after the grace KILL. Returns when no process of it is left."""
+        ...
+
+    async def logs(self, name: str, tail: int = 100) -> list[str]: ...
+
+    async def read_secret(self, name: str, file: str) -> str | None:
+        """A file that the launch wrote (`LaunchSpec.secrets`), for a backend that adopts; None if not there."""
+        ...
+
+    async def forget(self, name: str) -> None:
+        """Remove the folder of an instance that has ended (its end is in the ledger)."""
+        ...
+
+    async def list_owned(self, installation: str) -> list[Observed]:
+        """Every instance of this installation, running or ended. Never anybody else's."""
+        ...
+
+    def available_memory(self) -> int:
+        """Bytes that a new instance could take now."""
+        ...

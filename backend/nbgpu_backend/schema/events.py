@@ -1,0 +1,25 @@
+"""`/nbgpu/v1/events`: what happened, with a growing `seq`, as server-sent events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbgpu_backend.schema.common import Micros, Model
+
+
+class Event(Model):
+    """`kind` is `subject.what` (`worker.ready`); `text` says it in words for a person."""
+
+    seq: int
+    at_us: Micros
+    kind: str
+    endpoint_id: str | None
+    endpoint: str | None
+    worker_id: str | None
+    text: str
+    values: dict[str, Any] = {}
+
+
+class EventList(Model):
+    events: list[Event]
+    last_seq: int

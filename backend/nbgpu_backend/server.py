@@ -1,0 +1,193 @@
+"""The backend as a process: one per NBGPU_HOME, bound to loopback, told of in `run/backend.json`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as distribution_version
+
+import uvicorn
+
+from nbgpu_backend import runtime
+from nbgpu_backend.api.app import build
+from nbgpu_backend.clock import SystemClock, boot_id
+from nbgpu_backend.control.core import Core
+from nbgpu_backend.errors import BackendError, DiskError
+from nbgpu_backend.home import Home
+
+log = logging.getLogger(__name__)
+
+BIND_TRIES, BIND_PAUSE_S = 10, 0.05
+CLOSE_S = 5  # how long open connections may delay the end
+
+
+def version() -> str:
+    try:
+        return distribution_version("nbgpu")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+async def serve(home: Home, ready_fd: int | None) -> None:
+    """Run until told to end. Raises DiskError, BackendError."""
+    home.prepare()
+    if runtime.lock(home.run / "backend.lock", wait=False) is None:
+        running = runtime.read(home)
+        raise BackendError(
+            f"A backend runs for {home.root} already"
+            + (f" (pid {running.pid}, {running.url})." if running else "."),
+            "Use it, or end it with: nbgpu shutdown",
+            code="already_running",
+        )
+    core = await Core.open(home, SystemClock())
+    former = runtime.read(home)
+    token = former.token if former else secrets.token_urlsafe(32)
+    listener = _bind(former)
+    core.services.url = "http://{}:{}".format(*listener.getsockname()[:2])
+    stop = asyncio.Event()
+    everything = False
+
+    def shutdown(all_: bool) -> None:
+        nonlocal everything
+        everything = everything or all_
+        stop.set()
+
+    config = uvicorn.Config(
+        build(core, token, version(), shutdown),
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        http="httptools",
+        ws="none",
+        timeout_keep_alive=60,
+        timeout_graceful_shutdown=CLOSE_S,
+        server_header=False,
+        date_header=False,
+    )
+    server = _Server(config)
+    await core.start()
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, shutdown, False)
+    await server.bound.wait()
+    _announce(home, core.services.url, token)
+    if ready_fd is not None:
+        os.write(ready_fd, b"1")
+        os.close(ready_fd)
+    log.info("nbgpu %s serves %s at %s", version(), home.root, core.services.url)
+    await asyncio.wait(
+        (serving, asyncio.create_task(stop.wait())), return_when=asyncio.FIRST_COMPLETED
+    )
+    await core.close(everything=everything)
+    server.should_exit = True
+    await serving
+    log.info("ended")
+
+
+class _Server(uvicorn.Server):
+    """Tells when it is bound, and leaves the signals to us."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.bound = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.bound.set()
+
+
+def _bind(former: runtime.Backend | None) -> socket.socket:
+    """The former port where it is free, so that clients need not look again; else another one."""
+    wanted = int(former.url.rsplit(":", 1)[1]) if former else 0
+    for port in dict.fromkeys((wanted, 0)):
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if not _try_bind(listener, port):
+            listener.close()
+            log.warning("port %d is taken by another program: another port is used", port)
+            continue
+        listener.listen(2048)
+        listener.set_inheritable(False)
+        return listener
+    raise BackendError("No port of loopback can be bound.", "End what holds them, then try again.")
+
+
+def _try_bind(listener: socket.socket, port: int) -> bool:
+    """A killed backend may hold its port for a moment longer than its pid."""
+    for attempt in range(BIND_TRIES):
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            if attempt + 1 < BIND_TRIES:
+                time.sleep(BIND_PAUSE_S)
+        else:
+            return True
+    return False
+
+
+def _announce(home: Home, url: str, token: str) -> None:
+    """Write backend.json whole or not at all, readable by this user alone."""
+    pid = os.getpid()
+    backend = runtime.Backend(
+        url=url,
+        token=token,
+        pid=pid,
+        start=runtime.start_time(pid) or 0,
+        boot_id=boot_id(),
+        version=version(),
+        api_version=runtime.API_VERSION,
+    )
+    temporary = home.backend_json.with_suffix(f".{pid}.tmp")
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w") as file:
+            json.dump(backend.dump(), file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(home.backend_json)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DiskError(
+            f"{home.backend_json} cannot be written: {error.strerror}.",
+            "Free some space on its disk.",
+        ) from None
+
+
+def main(argv: list[str]) -> int:
+    """`python -m nbgpu_backend [--ready-fd N]`."""
+    ready_fd = int(argv[argv.index("--ready-fd") + 1]) if "--ready-fd" in argv else None
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    home = Home.default()
+    os.environ["NBGPU_HOME"] = str(home.root)
+    try:
+        import uvloop
+
+        run = uvloop.run
+    except ImportError:
+        run = asyncio.run
+    try:
+        run(serve(home, ready_fd))
+    except (DiskError, BackendError) as error:
+        print(error, file=sys.stderr, flush=True)
+        return 1
+    return 0

@@ -1,0 +1,106 @@
+"""The client's side of one request: its body, its going away, and what was sent to it so far."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from nbgpu_backend.errors import NbgpuError, PayloadTooLarge
+from nbgpu_backend.serving.problems import openai_body, openai_error
+from nbgpu_backend.serving.stream import comment, event
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+BODY_LIMIT = 20 * 1024 * 1024
+STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class ClientGone(Exception):
+    """The client closed its connection."""
+
+
+class Exchange:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._receive = receive
+        self._send = send
+        self._watcher: asyncio.Task[None] | None = None
+        self.committed = False  # the status line is out
+        self.gone = False
+
+    async def body(self) -> bytes:
+        """Raises PayloadTooLarge, ClientGone."""
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self.gone = True
+                raise ClientGone
+            part = message.get("body", b"")
+            size += len(part)
+            if size > BODY_LIMIT:
+                raise PayloadTooLarge(
+                    f"The request's body is larger than {BODY_LIMIT // 1024 // 1024} MB.",
+                    "Send less in one request.",
+                )
+            parts.append(part)
+            if not message.get("more_body"):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def watch(self) -> None:
+        """From now on, the client's going away cancels the task that calls this."""
+        task = asyncio.current_task()
+        assert task is not None
+
+        async def until_gone(task: asyncio.Task[Any]) -> None:
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            self.gone = True
+            task.cancel()
+
+        self._watcher = asyncio.create_task(until_gone(task))
+
+    def unwatch(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None
+
+    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.committed = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def send(self, body: bytes, *, more: bool = True) -> None:
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def answer(
+        self, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None
+    ) -> None:
+        """A whole answer (JSON unless the headers say otherwise)."""
+        headers = headers or [(b"content-type", b"application/json")]
+        await self.start(status, [*headers, (b"content-length", str(len(body)).encode())])
+        await self.send(body, more=False)
+
+    async def beat(self, text: str) -> None:
+        """A comment line; the first one commits the answer to 200."""
+        if not self.committed:
+            await self.start(200, STREAM_HEADERS)
+        await self.send(comment(text))
+
+    async def fail(self, error: NbgpuError) -> None:
+        """In OpenAI's shape: as the answer, or as an error event where the answer has begun."""
+        if self.committed:
+            await self.send(event(openai_error(error)), more=False)
+            return
+        headers = [(b"content-type", b"application/json")]
+        if (after := getattr(error, "retry_after_s", None)) is not None:
+            headers.append((b"retry-after", str(after).encode()))
+        await self.answer(error.status, openai_body(error), headers)

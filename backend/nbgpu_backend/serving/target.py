@@ -1,0 +1,100 @@
+"""What the data path needs of an endpoint, and what it gives: one record per request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Protocol
+
+from nbgpu_backend.domain.histogram import Histogram
+from nbgpu_backend.errors import NbgpuError
+from nbgpu_backend.serving.queue import EndpointQueue
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds."""
+
+    hold_s: float
+    first_byte_s: float
+    total_s: float
+    heartbeat_s: float
+
+
+class Target(Protocol):
+    queue: EndpointQueue
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def created_s(self) -> int:
+        """When it was made, in Unix seconds."""
+        ...
+
+    def refusal(self) -> NbgpuError | None:
+        """Why no request is admitted now (stopped, failed); None if they are."""
+        ...
+
+    def progress(self) -> dict[str, Any]:
+        """What a waiting request waits for: state, text, phase, elapsed_s, typical_s, cost."""
+        ...
+
+    async def fence(self, worker_id: str) -> None:
+        """Return when no process of this worker is left; it gets nothing any more."""
+        ...
+
+    async def suspect(self, worker_id: str) -> bool:
+        """The worker failed a request: True if it was found sick, and is fenced now."""
+        ...
+
+
+class Directory(Protocol):
+    def find(self, name_or_id: str) -> Target | None: ...
+
+    def names(self) -> list[str]: ...
+
+    def targets(self) -> list[Target]: ...
+
+
+@dataclass(slots=True)
+class Record:
+    """One request. Durations in seconds; `first_byte` and `total` count from its arrival."""
+
+    id: str
+    endpoint_id: str
+    endpoint: str
+    route: str
+    streamed: bool
+    arrived_us: int
+    worker_id: str | None = None
+    queue_s: float = 0.0
+    cold: bool = False
+    start_s: float = 0.0  # the part of queue_s in which its worker was starting
+    phases: Mapping[str, float] = field(default_factory=dict)
+    first_byte_s: float | None = None
+    total_s: float = 0.0
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    gaps: Histogram = field(default_factory=Histogram)
+    status: int = 0
+    error: str | None = None
+    retries: int = 0
+    share_s: float = 0.0
+    rate: Decimal = Decimal(0)
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def cost_of(self, share_s: float) -> Decimal:
+        """Dollars for a part, in seconds, of the worker's busy time."""
+        return self.rate * Decimal(repr(share_s)) / 3600
+
+
+class Sink(Protocol):
+    def request(self, record: Record) -> None: ...

@@ -1,0 +1,54 @@
+"""A worker that requests are pushed to, as the data path sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+
+@dataclass(slots=True, eq=False)
+class PushWorker:
+    """`launched` and `ready` are seconds of the clock's `elapsed`. `on_busy` is told when the first
+    request comes and the last one goes."""
+
+    id: str
+    url: str
+    key: str | None
+    slots: int
+    launched: float
+    ready: float
+    rate: Decimal
+    phases: Mapping[str, float]
+    on_busy: Callable[[bool], None]
+    held: int = 0
+    _share: float = field(
+        default=0.0
+    )  # integral of dt / held: what one request present throughout pays
+    _since: float = field(default=0.0)
+
+    def take(self, now: float) -> float:
+        """A request begins; returns the mark that `leave` wants back."""
+        self._advance(now)
+        self.held += 1
+        if self.held == 1:
+            self.on_busy(True)
+        return self._share
+
+    def share(self, now: float, mark: float) -> float:
+        """A request's part of the busy time so far, in seconds."""
+        self._advance(now)
+        return self._share - mark
+
+    def leave(self, now: float, mark: float) -> float:
+        """A request ends; returns its part of the worker's busy time, in seconds."""
+        self._advance(now)
+        self.held -= 1
+        if self.held == 0:
+            self.on_busy(False)
+        return self._share - mark
+
+    def _advance(self, now: float) -> None:
+        if self.held:
+            self._share += (now - self._since) / self.held
+        self._since = now

@@ -1,0 +1,128 @@
+"""The tables. Instants are UTC microseconds; rates are decimal text; structured values are JSON text."""
+
+from __future__ import annotations
+
+from sqlalchemy import JSON, BigInteger, Column, Index, Integer, MetaData, String, Table, text
+
+state = MetaData()
+telemetry = MetaData()
+
+meta = Table(
+    "meta", state, Column("key", String, primary_key=True), Column("value", String, nullable=False)
+)
+
+settings = Table(
+    "settings",
+    state,
+    Column("key", String, primary_key=True),
+    Column("value", String, nullable=False),
+    Column("source", String, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+)
+
+endpoints = Table(
+    "endpoints",
+    state,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("spec", JSON, nullable=False),  # schema.CreateEndpoint as it is in force
+    Column("model", JSON, nullable=False),  # ModelRecord: source, revision, path, bytes, fetched
+    Column("version", Integer, nullable=False),
+    Column("stopped", Integer, nullable=False),
+    Column("failure", JSON(none_as_null=True)),  # Reason of the failure that holds it down
+    Column("created_us", BigInteger, nullable=False),
+    Column("deleted_us", BigInteger),
+)
+Index("endpoint_names", endpoints.c.name, unique=True, sqlite_where=text("deleted_us IS NULL"))
+
+instances = Table(
+    "instances",
+    state,
+    Column(
+        "id", String, primary_key=True
+    ),  # the worker's id: new at every launch, never used again
+    Column("name", String, nullable=False, unique=True),
+    Column("endpoint_id", String, nullable=False, index=True),
+    Column("provider", String, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("endpoint_version", Integer, nullable=False),
+    Column("tier", String, nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("intent_us", BigInteger, nullable=False),  # written before the launch
+    Column("pid", Integer),
+    Column("started_us", BigInteger),
+    Column("ready_us", BigInteger),
+    Column("ended_us", BigInteger),
+    Column("phases", JSON(none_as_null=True)),  # [[name, seconds], …]
+    Column("exit", JSON(none_as_null=True)),
+)
+
+ledger = Table(
+    "ledger",
+    state,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("instance_id", String, nullable=False, index=True),
+    Column("endpoint_id", String, nullable=False, index=True),
+    Column("rate", String, nullable=False),  # dollars an hour
+    Column("rate_source", String, nullable=False),
+    Column("started_us", BigInteger, nullable=False),
+    Column("alive_until_us", BigInteger, nullable=False),
+    Column("ended_us", BigInteger),
+    Column("estimated", Integer, nullable=False),
+)
+
+events = Table(
+    "events",
+    state,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("at_us", BigInteger, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("endpoint_id", String, index=True),
+    Column("endpoint", String),
+    Column("worker_id", String),
+    Column("text", String, nullable=False),
+    Column("values", JSON, nullable=False),
+    sqlite_autoincrement=True,  # a seq is never used twice, even after old events are dropped
+)
+
+requests = Table(
+    "requests",
+    telemetry,
+    Column("id", String, primary_key=True),
+    Column("endpoint_id", String, nullable=False),
+    Column("endpoint", String, nullable=False),
+    Column("worker_id", String),
+    Column("arrived_us", BigInteger, nullable=False),
+    Column("queue_us", BigInteger, nullable=False),
+    Column("cold", Integer, nullable=False),
+    Column("start_us", BigInteger, nullable=False),
+    Column("phases", JSON, nullable=False),
+    Column("first_byte_us", BigInteger),
+    Column("total_us", BigInteger, nullable=False),
+    Column("tokens_in", Integer),
+    Column("tokens_out", Integer),
+    Column("gaps", JSON, nullable=False),  # domain.histogram, sparse
+    Column("status", Integer, nullable=False),
+    Column("error", String),
+    Column("route", String, nullable=False),
+    Column("streamed", Integer, nullable=False),
+    Column("retries", Integer, nullable=False),
+    Column("share_us", BigInteger, nullable=False),  # its part of the worker's busy time
+    Column("rate", String, nullable=False),
+    Column("origin", JSON, nullable=False),
+)
+Index("requests_by_endpoint", requests.c.endpoint_id, requests.c.arrived_us)
+Index("requests_by_time", requests.c.arrived_us)
+
+worker_states = Table(
+    "worker_states",
+    telemetry,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("worker_id", String, nullable=False, index=True),
+    Column("endpoint_id", String, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("state", String, nullable=False),
+    Column("reason", String, nullable=False),
+)
+Index("worker_states_by_time", worker_states.c.at_us)

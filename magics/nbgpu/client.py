@@ -1,0 +1,285 @@
+"""The SDK: `gpu = nbgpu.connect()`, then `gpu.deploy("…", name="chat").ask("…")`.
+
+One httpx connection is kept. A backend that ended meanwhile is started again, and a request that does no
+harm when sent twice is sent again once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+from nbgpu_backend import runtime
+from pydantic import ValidationError
+
+from nbgpu import errors, formats, origin, wire
+from nbgpu.handle import Endpoint
+from nbgpu.results.listing import Listing, SettingsView, Status
+from nbgpu.results.story import Deleted, LogView, WhyView
+from nbgpu.verbs.call import Call, part
+from nbgpu.verbs.spec import of_face, verbs
+
+# stop and delete answer when the workers are gone; a read may take so long
+TIMEOUT = httpx.Timeout(connect=5, read=180, write=30, pool=5)
+# between two pieces of an answer: the backend's own limits end it earlier
+STREAM_TIMEOUT = httpx.Timeout(connect=5, read=660, write=30, pool=5)
+
+
+def connect(home: runtime.Home | None = None) -> Client:
+    """A client of this installation's backend, which is started if none runs."""
+    client = Client(home=home)
+    assert client.backend
+    return client
+
+
+class Client:
+    """Every verb of the `sdk` face is a method: `gpu.ls()`, `gpu.show("chat")`, `gpu.stop("chat")`.
+
+    `face` is who asks (sdk, magic, cli); `aloud` lets an answer be shown piece by piece as it comes.
+    It is also the `Context` of local verbs.
+    """
+
+    def __init__(
+        self,
+        *,
+        home: runtime.Home | None = None,
+        face: str = "sdk",
+        aloud: bool = False,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.face = face
+        self.aloud = aloud
+        self._home = home
+        self._say = say
+        self._backend: runtime.Backend | None = None
+        self._http: httpx.Client | None = None
+
+    # what a local verb is given
+
+    @property
+    def client(self) -> Client:
+        return self
+
+    def say(self, text: str) -> None:
+        if self._say is not None:
+            self._say(text)
+
+    # verbs
+
+    def run(self, name: str, /, **values: Any) -> Any:
+        """Carry out a verb. Raises errors of the tree in `nbgpu.errors`."""
+        from nbgpu import flows
+
+        verb = verbs()[name]
+        for argument in verb.arguments:
+            value = values.get(argument.name)
+            if argument.kind == "duration" and isinstance(value, str):
+                try:
+                    values[argument.name] = formats.seconds(value)
+                except ValueError as error:
+                    raise errors.UsageProblem(str(error)) from None
+        try:
+            if verb.local:
+                return verb.load()(self, **values)
+            call: Call = verb.load()(**values)
+        except ValidationError as error:
+            raise errors.UsageProblem(_first(error)) from None
+        except runtime.NbgpuError as error:
+            raise errors.shown(error) from None
+        found = flows.FLOWS[call.follow](self, call)
+        return self.dress(call, found)
+
+    def dress(self, call: Call, found: Any) -> Any:
+        """The rich object of an answer."""
+        match call.view:
+            case "endpoint":
+                return Endpoint(self, found)
+            case "status":
+                # a new backend on the former port is reached without this client noticing
+                backend = runtime.read(self._home or runtime.Home.default()) or self.backend
+                return Status(found, backend)
+            case "listing":
+                return Listing(found)
+            case "settings":
+                return SettingsView(found)
+            case "why":
+                return WhyView(found)
+            case "logs":
+                return LogView(found, call.about)
+            case "deleted":
+                return Deleted(call.about)
+        return found
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        verb = of_face("sdk").get(name)
+        if verb is None:
+            raise AttributeError(
+                f"nbgpu's client has no {name!r}.{errors.closest(name, of_face('sdk'))}"
+            )
+        function = verb.load()
+
+        def method(*arguments: Any, **options: Any) -> Any:
+            given = signature.bind(*arguments, **options).arguments
+            return self.run(name, **given)
+
+        signature = _public(inspect.signature(function))
+        method.__name__ = method.__qualname__ = name
+        method.__doc__ = function.__doc__
+        method.__signature__ = signature  # type: ignore[attr-defined]
+        return method
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *of_face("sdk")})
+
+    def ask(self, name: str, text: str, *, stream: bool = False, **options: Any) -> Any:
+        """Ask a model: an `Answer`, or with `stream=True` an iterator over its pieces of text.
+
+        Options are those of the verb: system, max_tokens, temperature, raw.
+        """
+        if not stream:
+            return self.run("ask", name=name, text=text, **options)
+        from nbgpu import flows
+
+        call: Call = verbs()["ask"].load()(name=name, text=text, **options)
+        return flows.pieces(self, call)
+
+    def endpoint(self, name: str) -> Endpoint:
+        """The handle of an endpoint."""
+        found = self.run("show", name=name)
+        assert isinstance(found, Endpoint)
+        return found
+
+    def frame(self, table: str, endpoint: str | None = None, since_us: int | None = None) -> Any:
+        """A table of the backend's measurements (`requests`, `workers`, `ledger`) as a pandas frame.
+
+        Columns `…_us` become UTC datetimes without the suffix; amounts become floats, in dollars.
+        """
+        from nbgpu.frames import frame
+
+        params: dict[str, str | int] = {}
+        if endpoint is not None:
+            params["endpoint"] = endpoint
+        if since_us is not None:
+            params["since_us"] = since_us
+        call = Call("GET", f"/nbgpu/v1/metrics/{part(table)}", "Columns", params=params)
+        return frame(self.send(call))
+
+    # the wire
+
+    @property
+    def backend(self) -> runtime.Backend:
+        """The running backend; started if there is none."""
+        if self._backend is None:
+            try:
+                self._backend = runtime.ensure_running(self._home)
+            except runtime.NbgpuError as error:
+                raise errors.shown(error) from None
+        return self._backend
+
+    def send(self, call: Call) -> Any:
+        """The answer, read with its model; None where there is no body."""
+        response = self._send(call)
+        wire.check(response, self._names)
+        if call.answer is None:
+            return None
+        return wire.read(call.answer, response)
+
+    def _send(self, call: Call) -> httpx.Response:
+        for attempt in (0, 1):
+            try:
+                response = self._connection().send(self._request(call))
+            except httpx.ConnectError as error:
+                self._forget()
+                if attempt:
+                    raise wire.lost(error, call) from None
+            except httpx.TimeoutException as error:
+                raise wire.lost(error, call) from None
+            except httpx.TransportError as error:
+                self._forget()
+                if attempt or not (call.again or call.method == "GET"):
+                    raise wire.lost(error, call) from None
+            else:
+                if response.status_code != 401 or attempt:
+                    return response
+                self._forget()  # another backend may have taken the port, with a token of its own
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def open(self, call: Call) -> Iterator[httpx.Response]:
+        """A streamed answer. Leaving it early closes the connection, which cancels the request."""
+        try:
+            response = self._connection().send(self._request(call), stream=True)
+        except httpx.ConnectError:
+            self._forget()
+            response = self._connection().send(self._request(call), stream=True)
+        try:
+            if response.status_code >= 400:
+                response.read()
+                wire.check(response, self._names)
+            yield response
+        finally:
+            response.close()
+
+    def _request(self, call: Call) -> httpx.Request:
+        body: Mapping[str, Any] | None = call.body
+        if call.stamp and body is not None:
+            body = origin.stamp(dict(body))
+        headers = {"X-Nbgpu-Progress": "1"} if call.streamed else {}
+        return self._connection().build_request(
+            call.method, call.path, json=body, params=dict(call.params) or None, headers=headers,
+            timeout=STREAM_TIMEOUT if call.streamed else TIMEOUT,
+        )  # fmt: skip
+
+    def _connection(self) -> httpx.Client:
+        if self._http is None:
+            self._http = httpx.Client(
+                base_url=self.backend.url,
+                headers={"Authorization": f"Bearer {self.backend.token}"},
+                timeout=TIMEOUT,
+                trust_env=False,  # loopback: no proxy may see the token
+            )
+        return self._http
+
+    def _names(self) -> list[str]:
+        """Of the endpoints, for "did you mean"."""
+        summary = self.send(Call("GET", "/nbgpu/v1/summary", "Summary"))
+        return [row.name for row in summary.endpoints]
+
+    def _forget(self) -> None:
+        self.close()
+        self._backend = None
+
+    def close(self) -> None:
+        """Give the connection back; the next call opens another."""
+        if self._http is not None:
+            self._http.close()
+            self._http = None
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        where = self._backend.url if self._backend else "not connected"
+        return f"<nbgpu client, {where}>"
+
+
+def _public(signature: inspect.Signature) -> inspect.Signature:
+    return signature.replace(
+        parameters=[p for name, p in signature.parameters.items() if name != "context"]
+    )
+
+
+def _first(error: ValidationError) -> str:
+    """The first complaint of pydantic as a sentence."""
+    found = error.errors()[0]
+    where = ".".join(str(p) for p in found["loc"])
+    return f"{where}: {found['msg'].removeprefix('Value error, ')}."
+
+
+__all__ = ["Client", "Endpoint", "connect"]

@@ -1,0 +1,102 @@
+"""What goes wrong in a notebook or on a command line: one sentence each (stdlib only).
+
+nbgpu_backend.runtime.NbgpuError   what went wrong, and what to do next
+└── OneLine                        shown without a traceback
+    ├── ServiceError               the backend refused or failed (`.status`, `.code`, `.values`)
+    │   ├── NotFound               404
+    │   ├── Conflict               409
+    │   └── EngineFailed           a model did not answer, or broke off (`.text`: what had come)
+    ├── BackendDown                the backend could not be started or reached
+    ├── DeployFailed               the weights did not come
+    ├── Missing                    a Python package that is not installed
+    └── UsageProblem               an argument that cannot be meant so; a typo
+KeyboardInterrupt
+└── Interrupted                    what was under way, and what became of it
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from nbgpu_backend.runtime import NbgpuError
+
+__all__ = [
+    "BackendDown", "Conflict", "DeployFailed", "EngineFailed", "Interrupted", "Missing", "NbgpuError",
+    "NotFound", "OneLine", "ServiceError", "UsageProblem", "closest", "shown",
+]  # fmt: skip
+
+
+class OneLine(NbgpuError):
+    """An error whose sentence is all there is to see. It fails the cell, in nbclient and papermill too."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
+class ServiceError(OneLine):
+    """The backend refused or failed. `status_code` is HTTP's, `code` is stable."""
+
+    def __init__(
+        self,
+        what: str,
+        next_step: str = "",
+        *,
+        code: str | None = None,
+        status_code: int = 500,
+        **values: object,
+    ) -> None:
+        super().__init__(what, next_step, code=code, **values)
+        self.status_code = status_code
+
+
+class NotFound(ServiceError):
+    pass
+
+
+class Conflict(ServiceError):
+    pass
+
+
+class EngineFailed(ServiceError):
+    """`text` is what of the answer had come before it broke off."""
+
+    text: str = ""
+
+
+class BackendDown(OneLine):
+    code = "backend"
+
+
+class DeployFailed(OneLine):
+    code = "fetch_failed"
+
+
+class Missing(OneLine):
+    code = "missing_package"
+
+
+class UsageProblem(OneLine):
+    """A typo: the command line exits with 2, the magic raises IPython's UsageError."""
+
+    code = "usage"
+
+
+class Interrupted(KeyboardInterrupt):
+    """An interrupt that says what became of what was under way."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"KeyboardInterrupt: {self}"]
+
+
+def shown(error: NbgpuError) -> OneLine:
+    """The same error as one that is shown in one line."""
+    if isinstance(error, OneLine):
+        return error
+    return BackendDown(error.what, error.next_step, code=error.code, **error.values)
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """ " Did you mean x?", or nothing: to be put behind a sentence."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]}?" if near else ""

@@ -1,0 +1,248 @@
+"""What has to be waited for after a call: weights, workers that end, the pieces of an answer.
+
+An interrupt cancels what was under way, says so, and goes on as `Interrupted`, which fails the cell.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from nbgpu import errors, live
+from nbgpu.formats import dollars, size, span
+from nbgpu.results.answer import Answer
+from nbgpu.screen import screen
+from nbgpu.stream import Progress, read
+from nbgpu.verbs.call import Call, part
+
+if TYPE_CHECKING:
+    from nbgpu_backend.schema.endpoints import Endpoint
+
+    from nbgpu.client import Client
+
+POLL_S = 0.25
+SLOW_S = 0.5  # what is done sooner is not announced
+HOURS_A_MONTH = 730
+
+
+def plain(client: Client, call: Call) -> Any:
+    return client.send(call)
+
+
+# deploy
+
+
+def deploy(client: Client, call: Call) -> Endpoint:
+    """Create or converge, wait for the weights, and say in a sentence what came of it."""
+    line = live.line()
+    began, began_us = time.monotonic(), time.time_ns() // 1000
+    first: Endpoint | None = None
+    try:
+        first = client.send(call)
+        found = _weights(client, call, first, line, began)
+    except KeyboardInterrupt:
+        line.end("")
+        raise errors.Interrupted(_undo(client, call, first, began_us)) from None
+    client.say(_outcome(client, first, found))
+    return found
+
+
+def _weights(
+    client: Client, call: Call, found: Endpoint, line: live.Line, began: float
+) -> Endpoint:
+    outcome, changes = found.nbgpu.outcome, found.nbgpu.changes
+    waited = False
+    while found.nbgpu.model.fetch.state == "running":
+        fetch = found.nbgpu.model.fetch
+        parts = [f"{found.name}: fetching {found.nbgpu.model.ref}, {size(fetch.bytes_done)}"]
+        if fetch.bytes_total:
+            parts[0] += (
+                f" of {size(fetch.bytes_total)} ({fetch.bytes_done / fetch.bytes_total:.0%})"
+            )
+        if fetch.seconds_left is not None:
+            parts.append(f"{span(fetch.seconds_left)} left")
+        parts += [f"{span(time.monotonic() - began)} so far", "$0", "interrupt to cancel"]
+        line.update(" · ".join(parts))
+        waited = True
+        time.sleep(POLL_S)
+        found = client.send(
+            Call("GET", f"/v2/serverless/{part(found.id)}", "Endpoint", about=call.about)
+        )
+    fetch = found.nbgpu.model.fetch
+    took = span(time.monotonic() - began)
+    if fetch.state == "failed":
+        line.end(f"{found.name}: no weights after {took}" if waited else "")
+        raise errors.DeployFailed(
+            fetch.error or f"The weights of {found.nbgpu.model.ref} did not come.",
+            "" if fetch.error else f"See %gpu why {found.name}",
+        )
+    if waited:
+        line.end(f"{found.name}: weights fetched in {took} ({size(fetch.bytes_total)})")
+    found.nbgpu.outcome, found.nbgpu.changes = outcome, changes
+    return found
+
+
+def _outcome(client: Client, first: Endpoint, found: Endpoint) -> str:
+    n, limits = found.nbgpu, found.workers
+    start = "%gpu start" if client.face == "magic" else "nbgpu start"
+    troubled = ""
+    if n.state in ("stopped", "failed"):
+        troubled = f" It is {n.state}: {n.reason.text} Start it again with: {start} {found.name}"
+    if first.nbgpu.outcome == "attached":
+        age = max(0.0, time.time() - n.created_us / 1e6)
+        return f"{found.name} is already up, {span(age)}, {dollars(n.cost_so_far)}.{troubled}"
+    if first.nbgpu.outcome == "changed":
+        changes = "; ".join(line for c in n.changes for line in _change(c.field, c.old, c.new))
+        return f"{found.name} is changed, and its workers with it: {changes}.{troubled}"
+    ask = "%%gpu ask" if client.face == "magic" else "nbgpu ask"
+    said = (
+        f"{found.name} is deployed: {limits.min} to {limits.max} workers, "
+        f"each stops after {span(limits.idle_timeout)} without work. Ask it with: {ask} {found.name}"
+    )
+    if limits.min:
+        said += "\n" + _always_on(client, found)
+    return said + troubled
+
+
+def _always_on(client: Client, found: Endpoint) -> str:
+    """What workers that never stop cost a month, at today's rate."""
+    from decimal import Decimal
+
+    settings = client.send(Call("GET", "/nbgpu/v1/settings", "Settings"))
+    rate = Decimal(settings.rates.get(found.nbgpu.place.on, "0"))
+    month = dollars(rate * HOURS_A_MONTH * found.workers.min)
+    return f"{found.workers.min} always on: about {month} a month at {dollars(rate)}/h each."
+
+
+def _change(field: str, old: Any, new: Any) -> Iterator[str]:
+    """`workers.max 1 → 2`; of an object only what differs in it."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*old, *new]):
+            if old.get(key) != new.get(key):
+                yield from _change(f"{field}.{key}", old.get(key), new.get(key))
+    else:
+        yield f"{field} {_value(old)} → {_value(new)}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def _undo(client: Client, call: Call, found: Endpoint | None, began_us: int) -> str:
+    """Delete what this deploy created. A second's grace, as clocks go."""
+    name = call.about
+    try:
+        if found is None:
+            found = client.send(Call("GET", f"/v2/serverless/{part(name)}", "Endpoint"))
+            created = found.nbgpu.created_us >= began_us - 1_000_000
+        else:
+            created = found.nbgpu.outcome in (None, "created")
+        if not created:
+            return f"interrupted; {name} was there before and stays."
+        client.send(Call("DELETE", f"/v2/serverless/{part(found.id)}"))
+        return f"interrupted; {name}, which this deploy had created, is deleted again."
+    except errors.NotFound:
+        return f"interrupted; {name} had not been created."
+    except errors.OneLine as error:
+        return f"interrupted; {name} could not be deleted: {error}"
+
+
+# stop and delete: the answer comes when the workers are gone
+
+
+def stop(client: Client, call: Call) -> Any:
+    return _patient(client, call, "stopping", "is stopped")
+
+
+def delete(client: Client, call: Call) -> Any:
+    return _patient(client, call, "deleting", "is deleted")
+
+
+def _patient(client: Client, call: Call, doing: str, done: str) -> Any:
+    """Send from a thread, and show a line from SLOW_S on. An interrupt leaves it to the backend."""
+    line, began = live.line(), time.monotonic()
+    box: list[Any] = []
+    trouble: list[BaseException] = []
+
+    def send() -> None:
+        try:
+            box.append(client.send(call))
+        except BaseException as error:
+            trouble.append(error)
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    waited = False
+    try:
+        thread.join(SLOW_S)
+        while thread.is_alive():
+            waited = True
+            took = span(time.monotonic() - began)
+            line.update(f"{call.about}: {doing}, its workers end what they do · {took} so far")
+            thread.join(POLL_S)
+    except KeyboardInterrupt:
+        line.end(f"{call.about}: no longer waited for" if waited else "")
+        raise errors.Interrupted(
+            f"interrupted; {doing} {call.about} goes on in the backend."
+        ) from None
+    if trouble:
+        line.end(f"{call.about}: {doing} failed" if waited else "")
+        raise trouble[0]
+    line.end(f"{call.about} {done}, after {span(time.monotonic() - began)}" if waited else "")
+    return box[0]
+
+
+# ask
+
+
+def ask(client: Client, call: Call) -> Answer:
+    """The whole answer; with `client.aloud` it is shown as it comes."""
+    answer = Answer(call.about)
+    show = screen(client)
+    began = time.monotonic()
+    try:
+        for event in _events(client, call, answer):
+            if isinstance(event, Progress):
+                show.wait(event.line(call.about))
+            else:
+                show.piece(answer, event)
+    except KeyboardInterrupt:
+        said = f"interrupted; the request to {call.about} is cancelled after {span(time.monotonic() - began)}."
+        show.broke(answer, "cancelled")
+        raise errors.Interrupted(said) from None
+    except errors.OneLine:
+        show.broke(answer, "failed")
+        raise
+    show.end(answer)
+    return answer
+
+
+def pieces(client: Client, call: Call) -> Iterator[str]:
+    """The text as it comes. Closing the iterator cancels the request."""
+    answer = Answer(call.about)
+    for event in _events(client, call, answer):
+        if isinstance(event, str):
+            yield event
+
+
+def _events(client: Client, call: Call, answer: Answer) -> Iterator[Progress | str]:
+    import httpx
+
+    from nbgpu import wire
+
+    try:
+        with client.open(call) as response:
+            yield from read(response.iter_lines(), answer)
+    except httpx.TransportError as error:
+        failure = errors.EngineFailed(str(wire.lost(error, call)), code="backend")
+        failure.text = answer.said
+        raise failure from None
+
+
+FLOWS: dict[str, Callable[[Client, Call], Any]] = {
+    "": plain, "deploy": deploy, "stop": stop, "delete": delete, "ask": ask,
+}  # fmt: skip

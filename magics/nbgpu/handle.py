@@ -1,0 +1,88 @@
+"""The handle of an endpoint: what it shows, and what can be done with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nbgpu import errors
+from nbgpu.results.endpoint import EndpointView
+from nbgpu.results.story import Deleted, LogView, WhyView
+
+if TYPE_CHECKING:
+    from nbgpu.client import Client
+
+
+class Endpoint(EndpointView):
+    """An endpoint, and what can be done with it. What it shows is as of the last call."""
+
+    def __init__(self, client: Client, data: Any) -> None:
+        super().__init__(data)
+        self._client = client
+
+    def ask(self, text: str, *, stream: bool = False, **options: Any) -> Any:
+        """An `Answer`, or with `stream=True` an iterator over pieces of text."""
+        return self._client.ask(self.name, text, stream=stream, **options)
+
+    @property
+    def openai(self) -> Any:
+        """An `openai.OpenAI` client of this endpoint. Raises Missing if openai is not installed."""
+        try:
+            from openai import OpenAI
+        except ImportError:
+            raise errors.Missing(
+                "The package openai is not installed.", "Install it with: %pip install openai"
+            ) from None
+        import httpx
+
+        from nbgpu.client import STREAM_TIMEOUT
+
+        http = httpx.Client(trust_env=False, timeout=STREAM_TIMEOUT)
+        return OpenAI(base_url=self.base_url, api_key=self._client.backend.token, http_client=http)
+
+    def metrics(self, since_us: int | None = None) -> Any:
+        """Its requests as a pandas frame: `arrived` in UTC, times in ms, cost in dollars."""
+        return self._client.frame("requests", self.name, since_us)
+
+    def workers_timeline(self) -> Any:
+        """The states of its workers over time, with reasons."""
+        return self._mine(self._client.frame("workers"))
+
+    def ledger(self) -> Any:
+        """What was billed: one row an interval of one rate."""
+        return self._mine(self._client.frame("ledger"))
+
+    def _mine(self, frame: Any) -> Any:
+        mine = frame["endpoint"].isin([self.name, self.data.id])
+        return frame[mine].reset_index(drop=True)
+
+    def chart(self, kind: str = "latency", **options: Any) -> Any:
+        return self._client.run("chart", name=self.name, kind=kind, **options)
+
+    def show(self) -> Endpoint:
+        """The endpoint as it is now; this handle shows it too."""
+        return self._fresh("show")
+
+    def start(self) -> Endpoint:
+        return self._fresh("start")
+
+    def stop(self) -> Endpoint:
+        return self._fresh("stop")
+
+    def _fresh(self, verb: str) -> Endpoint:
+        self.data = self._client.run(verb, name=self.name).data
+        return self
+
+    def delete(self) -> Deleted:
+        found = self._client.run("delete", name=self.name)
+        assert isinstance(found, Deleted)
+        return found
+
+    def why(self) -> WhyView:
+        found = self._client.run("why", name=self.name)
+        assert isinstance(found, WhyView)
+        return found
+
+    def logs(self, tail: int = 100) -> LogView:
+        found = self._client.run("logs", name=self.name, tail=tail)
+        assert isinstance(found, LogView)
+        return found

@@ -1,0 +1,130 @@
+"""One live line while something takes time (stdlib only; IPython where it runs already).
+
+In a notebook it is one output that is updated in place, so that an executed notebook keeps its last
+state only. On a terminal it is one line that is written over. Elsewhere (a log, a pipe) it is a plain
+line, at most every 5 s.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from html import escape
+from typing import Any, Protocol, TextIO
+
+PLAIN_S = 5.0
+FRESH_S = 0.2  # updates of a notebook's output closer than this are left out
+
+
+class Line(Protocol):
+    def update(self, text: str) -> None: ...
+
+    def end(self, text: str) -> None:
+        """The last state; empty: leave nothing that says "waiting"."""
+        ...
+
+
+def shell() -> Any:
+    """The running IPython, or None; never imports it."""
+    module = sys.modules.get("IPython")
+    return module.get_ipython() if module is not None else None
+
+
+def in_notebook() -> bool:
+    found = shell()
+    return found is not None and hasattr(found, "kernel")
+
+
+def line(stream: TextIO | None = None) -> Line:
+    if in_notebook():
+        return NotebookLine()
+    stream = stream or sys.stderr
+    return TerminalLine(stream) if stream.isatty() else PlainLine(stream)
+
+
+class Output:
+    """One output of a notebook cell, updated in place. `show` takes a MIME bundle."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def show(self, bundle: dict[str, str]) -> None:
+        from IPython.display import display
+
+        if self._handle is None:
+            self._handle = display(bundle, raw=True, display_id=True)
+        else:
+            self._handle.update(bundle, raw=True)
+
+    @property
+    def shown(self) -> bool:
+        return self._handle is not None
+
+
+class NotebookLine:
+    def __init__(self) -> None:
+        self._output = Output()
+        self._at = 0.0
+
+    def update(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self._at >= FRESH_S:
+            self._at = now
+            self._show(text)
+
+    def end(self, text: str) -> None:
+        if text or self._output.shown:
+            self._show(text)
+
+    def _show(self, text: str) -> None:
+        html = f'<div style="background:none;color:inherit;opacity:.75">{escape(text)}</div>'
+        self._output.show({"text/plain": text, "text/html": html})
+
+
+class TerminalLine:
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._dirty = False
+
+    def update(self, text: str) -> None:
+        width = shutil.get_terminal_size().columns - 1
+        self._stream.write("\r\x1b[K" + (text if len(text) <= width else text[: width - 1] + "…"))
+        self._stream.flush()
+        self._dirty = True
+
+    def end(self, text: str) -> None:
+        if self._dirty:
+            self._stream.write("\r\x1b[K")
+        if text:
+            self._stream.write(text + "\n")
+        self._stream.flush()
+        self._dirty = False
+
+
+class PlainLine:
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._at = time.monotonic()
+        self._said = False
+
+    def update(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self._at >= PLAIN_S:
+            self._at = now
+            self._said = True
+            print(text, file=self._stream, flush=True)
+
+    def end(self, text: str) -> None:
+        if text:
+            print(text, file=self._stream, flush=True)
+
+
+class Quiet:
+    """No line at all."""
+
+    def update(self, text: str) -> None:
+        pass
+
+    def end(self, text: str) -> None:
+        pass

@@ -1,0 +1,28 @@
+"""Where something is asked for: the notebook, if it can be known, and the folder (stdlib only)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from nbgpu import live
+
+
+def notebook() -> str | None:
+    """The notebook's path: Jupyter Server names it in the environment, VS Code in the namespace."""
+    if found := os.environ.get("JPY_SESSION_NAME"):
+        return found
+    shell = live.shell()
+    names = getattr(shell, "user_ns", {})
+    found = names.get("__session__") or names.get("__vsc_ipynb_file__")
+    return str(found) if found else None
+
+
+def stamp(body: dict[str, Any]) -> dict[str, Any]:
+    """A create request's body with its origin and folder in it."""
+    extras: dict[str, Any] = {**body.get("nbgpu", {})}
+    if (path := notebook()) is not None:
+        extras["origin"] = {"notebook": path}
+    extras["cwd"] = str(Path.cwd())
+    return {**body, "nbgpu": extras}

@@ -1,0 +1,104 @@
+"""Why something is as it is, and what it wrote: WhyView, LogView, Deleted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nbgpu.formats import dollars, span
+from nbgpu.results.shape import Rich, frame, html_facts, html_line, html_pre, text_facts
+
+if TYPE_CHECKING:
+    import pandas
+    from nbgpu_backend.schema.summary import LogLines, Why
+
+
+class WhyView(Rich):
+    """`.df` is the history, newest first."""
+
+    def __init__(self, why: Why) -> None:
+        self.why = why
+
+    def _facts(self) -> list[tuple[str, object]]:
+        w = self.why
+        facts: list[tuple[str, object]] = [("since", f"{span(w.seconds)} ago"),
+                                           ("cost", f"{dollars(w.cost_so_far)} so far")]  # fmt: skip
+        if w.typical:
+            facts.append(("typical", w.typical))
+        if w.phases:
+            facts.append(("phases", ", ".join(f"{p.name} {span(p.seconds)}" for p in w.phases)))
+        if w.next_step:
+            facts.append(("next", w.next_step))
+        return facts
+
+    def headline(self) -> str:
+        return f"{self.why.name} is {self.why.state}: {self.why.reason.text}"
+
+    def text(self) -> str:
+        parts = [self.headline(), text_facts(self._facts())]
+        if self.why.history:
+            parts += ["before:", *(f"  {line}" for line in self.why.history)]
+        if self.why.tail:
+            parts += ["last log lines:", *(f"  {line}" for line in self.why.tail)]
+        return "\n".join(parts)
+
+    def html(self) -> str:
+        parts = [html_line(self.headline()), html_facts(self._facts())]
+        if self.why.history:
+            parts += [html_line("before:", faint=True), html_pre("\n".join(self.why.history))]
+        if self.why.tail:
+            parts += [html_line("last log lines:", faint=True), html_pre("\n".join(self.why.tail))]
+        return "".join(parts)
+
+    @property
+    def df(self) -> pandas.DataFrame:
+        return frame([{"what": line} for line in self.why.history], ("what",))
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.why.wire()
+
+
+class LogView(Rich):
+    """`.lines` are the lines; `.df` has them as a column."""
+
+    def __init__(self, log: LogLines, endpoint: str) -> None:
+        self.log = log
+        self.endpoint = endpoint
+
+    @property
+    def lines(self) -> list[str]:
+        return self.log.lines
+
+    def text(self) -> str:
+        if self.log.worker is None:
+            return f"{self.endpoint} has had no worker yet. The first request starts one."
+        return "\n".join(self.lines) or f"{self.log.worker} has written nothing yet."
+
+    def html(self) -> str:
+        if self.log.worker is None or not self.lines:
+            return html_line(self.text())
+        head = f"{self.log.worker}, last {len(self.lines)} lines"
+        body = html_pre("\n".join(self.lines))
+        return (
+            html_line(head, faint=True) + f'<div style="max-height:30em;overflow:auto">{body}</div>'
+        )
+
+    @property
+    def df(self) -> pandas.DataFrame:
+        return frame([{"line": line} for line in self.lines], ("line",))
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.log.wire()
+
+
+class Deleted(Rich):
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+
+    def text(self) -> str:
+        return f"{self.endpoint} is deleted."
+
+    def html(self) -> str:
+        return html_line(self.text())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"deleted": self.endpoint}

@@ -1,0 +1,42 @@
+"""Charts of what was measured."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from nbgpu.errors import UsageProblem
+from nbgpu.verbs.call import Context, verb
+from nbgpu.verbs.spec import Arg
+
+KINDS = ("latency", "cost")
+
+
+@verb("chart chat latency", "chart chat cost --since 1h", "chart cost", local=True, overview=6)
+def chart(
+    context: Context,
+    name: Annotated[
+        str | None,
+        Arg("the endpoint; all of them if left out", metavar="NAME", complete="endpoint"),
+    ] = None,
+    kind: Annotated[
+        str | None, Arg("latency or cost", metavar="latency|cost", complete="chart")
+    ] = None,
+    *,
+    since: Annotated[
+        int | None, Arg("only the last so long", metavar="TIME", kind="duration")
+    ] = None,
+    save: Annotated[str | None, Arg("also write the picture, a PNG", metavar="FILE")] = None,
+) -> object:
+    """Draw latency by part (queue, cold start, first token, rest) or cost over time."""
+    from nbgpu.charts import draw
+
+    if kind is None or kind not in KINDS:
+        # both orders read well: "chart chat latency" and "chart latency chat"
+        name, kind = (kind, name) if name in KINDS else (name, kind or "latency")
+    if kind not in KINDS:
+        raise UsageProblem(f"There is no chart {kind}.", "There are: latency, cost.")
+    picture = draw(context.client, kind, endpoint=name, since_s=since)
+    if save is not None:
+        picture.save(save)
+        context.say(f"written to {save}")
+    return picture

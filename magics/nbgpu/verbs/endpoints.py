@@ -1,0 +1,147 @@
+"""Verbs about one endpoint."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from nbgpu.errors import UsageProblem
+from nbgpu.verbs.call import Call, part, verb
+from nbgpu.verbs.spec import Arg
+
+Name = Annotated[str, Arg("the endpoint", metavar="NAME", complete="endpoint")]
+SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD")
+
+
+def name_of(model: str) -> str:
+    """A name for an endpoint, from the model's: `Qwen/Qwen2.5-0.5B` gives `qwen2-5-0-5b`."""
+    last = re.split(r"[/:]", model.rstrip("/"))[-1]
+    return re.sub(r"[^a-z0-9]+", "-", last.lower())[:63].strip("-") or "endpoint"
+
+
+@verb(
+    "deploy Qwen/Qwen2.5-0.5B-Instruct --name chat",
+    "deploy ./model --name chat --workers 2 --idle 5m --max-model-len 2048",
+    "deploy --name llama --engine command -- llama-server -m model.gguf --port {port}",
+    overview=1,
+)
+def deploy(
+    model: Annotated[
+        str | None,
+        Arg("a model of the Hugging Face hub, or a folder", metavar="MODEL", complete="model"),
+    ] = None,
+    *,
+    name: Annotated[str | None, Arg("what to call it; by default from the model's name")] = None,
+    on: Annotated[str, Arg("where it runs", metavar="WHERE", complete="place")] = "local",
+    gpu: Annotated[list[str] | None, Arg("GPUs that will do, in order", metavar="GPU,…")] = None,
+    cpu: Annotated[int | None, Arg("no GPU: this many processors a worker", metavar="N")] = None,
+    workers: Annotated[
+        int | None, Arg("at most this many workers; by default 1", metavar="N")
+    ] = None,
+    always_on: Annotated[int, Arg("keep this many running, asked or not", metavar="N")] = 0,
+    idle: Annotated[
+        int, Arg("a worker stops after so long without work", metavar="TIME", kind="duration")
+    ] = 60,
+    env: Annotated[dict[str, str] | None, Arg("a variable for the engine", metavar="K=V")] = None,
+    engine: Annotated[
+        str, Arg("what serves it", metavar="ENGINE", complete="engine", choices=("vllm", "command"))
+    ] = "vllm",
+    take: Annotated[bool, Arg("change it even if another notebook made it")] = False,
+    engine_options: Annotated[
+        list[str] | None,
+        Arg("options of the engine, as it knows them", metavar="-- …", kind="rest"),
+    ] = None,
+) -> Call:
+    """Serve a model: workers start when asked and stop when idle.
+
+    Running it again is normal: the same settings find the endpoint as it is, changed settings roll it.
+    Options that are not listed here go to the engine; after `--` all of them do.
+    """
+    from nbgpu_backend.schema.endpoints import CreateEndpoint
+
+    if model is None and engine != "command":
+        raise UsageProblem(
+            "Which model?", "Write it first, as in: deploy Qwen/Qwen2.5-0.5B-Instruct --name chat"
+        )
+    if model is None and name is None:
+        raise UsageProblem("A command needs a name.", "Add --name NAME.")
+    if gpu and cpu is not None:
+        raise UsageProblem("--gpu and --cpu exclude each other.", "Leave one of them out.")
+    check_env(env or {})
+    called = name or name_of(model or "")
+    most = workers if workers is not None else max(1, always_on)
+    if always_on > most:
+        raise UsageProblem(
+            f"--always-on {always_on} is more than --workers {most} allows.",
+            f"Write --workers {always_on} or more.",
+        )
+    body: dict[str, Any] = {
+        "name": called,
+        "workers": {"min": always_on, "max": most, "idleTimeout": idle},
+        "env": env or {},
+        "nbgpu": {
+            "model": model,
+            "engine": {"name": engine, "options": list(engine_options or [])},
+            "place": {"on": on, "cpu": cpu, "gpu": gpu or []},
+            "converge": True,
+            "take": take,
+        },
+    }
+    checked = CreateEndpoint.model_validate(body).model_dump(
+        mode="json", by_alias=True, exclude_unset=True
+    )
+    return Call("POST", "/v2/serverless", "Endpoint", checked, again=True, stamp=True,
+                follow="deploy", view="endpoint", about=called)  # fmt: skip
+
+
+def check_env(env: dict[str, str]) -> None:
+    """Refuse what looks like a secret: it would end in the notebook and in the store."""
+    for name in env:
+        if any(word in name.upper() for word in SECRET):
+            raise UsageProblem(
+                f"{name} looks like a secret, and --env would store it readable.",
+                f"Set it in the environment of the backend instead: nbgpu shutdown, then {name}=… nbgpu serve",
+            )
+
+
+@verb("show chat")
+def show(name: Name) -> Call:
+    """One endpoint in full: state, workers, settings, address and cost."""
+    return Call("GET", f"/v2/serverless/{part(name)}", "Endpoint", view="endpoint", about=name)
+
+
+@verb("why chat", overview=4)
+def why(name: Name) -> Call:
+    """Why it is in its state, since when, at what cost, and what to do."""
+    return Call("GET", f"/nbgpu/v1/why/{part(name)}", "Why", view="why", about=name)
+
+
+@verb("logs chat", "logs chat --tail 20", overview=5)
+def logs(
+    name: Name, *, tail: Annotated[int, Arg("how many lines", metavar="N", short="-n")] = 100
+) -> Call:
+    """The last lines of the newest worker's log, also of one that has ended."""
+    return Call("GET", f"/nbgpu/v1/logs/{part(name)}", "LogLines", params={"tail": tail},
+                view="logs", about=name)  # fmt: skip
+
+
+@verb("stop chat", overview=7)
+def stop(name: Name) -> Call:
+    """End the workers and take no requests until it is started again."""
+    return Call("POST", f"/v2/serverless/{part(name)}/action", "Endpoint", {"action": "stop"},
+                again=True, follow="stop", view="endpoint", about=name)  # fmt: skip
+
+
+@verb("start chat")
+def start(name: Name) -> Call:
+    """Take requests again after a stop or a failure."""
+    return Call("POST", f"/v2/serverless/{part(name)}/action", "Endpoint", {"action": "start"},
+                again=True, view="endpoint", about=name)  # fmt: skip
+
+
+@verb("delete chat", overview=8)
+def delete(name: Name) -> Call:
+    """Stop an endpoint and forget it; what it cost stays on record."""
+    return Call(
+        "DELETE", f"/v2/serverless/{part(name)}", follow="delete", view="deleted", about=name
+    )

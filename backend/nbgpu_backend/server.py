@@ -89,9 +89,11 @@ async def serve(home: Home, ready_fd: int | None) -> None:
     await asyncio.wait(
         (serving, asyncio.create_task(stop.wait())), return_when=asyncio.FIRST_COMPLETED
     )
-    await core.close(everything=everything)
+    # requests in progress first: what is cut while its worker is well would count as its death
+    core.hang_up()
     server.should_exit = True
     await serving
+    await core.close(everything=everything)
     log.info("ended")
 
 

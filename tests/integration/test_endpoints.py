@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -220,3 +221,17 @@ def test_a_rate_makes_money_of_time_and_is_rounded_up_once(shared_backend: Backe
         assert shared_backend.row("paid")["costSoFar"] == amount
     finally:
         shared_backend.http.patch("/nbgpu/v1/settings", json={"rates": {"local": "0"}})
+
+
+def test_two_notebooks_that_deploy_at_once_get_one_endpoint(shared_backend: BackendProcess) -> None:
+    extras = {"engine": command_engine(), "converge": True}
+
+    def deploy(_: int) -> tuple[str, str]:
+        body = {"name": "both", "nbgpu": extras}
+        found = shared_backend.http.post("/v2/serverless", json=body).json()
+        return found["id"], found["nbgpu"]["outcome"]
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(deploy, range(6)))
+    assert len({i for i, _ in answers}) == 1
+    assert sorted(o for _, o in answers) == ["attached"] * 5 + ["created"]

@@ -168,10 +168,9 @@ async def _follow(core: Core, since: int | None, endpoint_id: str | None) -> Asy
     state = core.services.state
     queue: asyncio.Queue[Event | None] = asyncio.Queue(BACKLOG)
 
-    def listener(event: Event) -> None:
-        if queue.full():
-            return
-        queue.put_nowait(event if queue.qsize() < BACKLOG - 1 else None)
+    def listener(event: Event | None) -> None:
+        if not queue.full():
+            queue.put_nowait(event if queue.qsize() < BACKLOG - 1 else None)
 
     stop = state.listen(listener)
     try:

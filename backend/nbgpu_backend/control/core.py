@@ -93,12 +93,16 @@ class Core:
             control.weights.start()
             control.wake()
 
+    def hang_up(self) -> None:
+        """The end is near: launch nothing more, end the event streams."""
+        for control in self.endpoints.all():
+            control.launch_no_more()
+        self.services.state.hang_up()
+
     async def close(self, *, everything: bool) -> None:
         """End this backend; with `everything`, all that it runs first."""
         for task in self._tasks:
             task.cancel()
-        for control in self.endpoints.all():
-            control.launch_no_more()
         if everything:
             work = [
                 c.stop_workers("shutdown", "everything was shut down", STOP_ALL_GRACE_S)

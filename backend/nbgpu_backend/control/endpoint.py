@@ -11,20 +11,22 @@ import asyncio
 import logging
 import os
 import secrets
+from decimal import Decimal
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from sqlalchemy import Connection, update
 
+from nbgpu_backend.control.endings import certain
+from nbgpu_backend.control.probe import free_port
 from nbgpu_backend.control.records import EndpointRecord, InstanceRecord
 from nbgpu_backend.control.services import Services
+from nbgpu_backend.control.status import Status
 from nbgpu_backend.control.weights import Weights
-from nbgpu_backend.control.worker import WorkerControl, free_port
+from nbgpu_backend.control.worker import WorkerControl
 from nbgpu_backend.domain import scaling
 from nbgpu_backend.domain.pricing import plain
 from nbgpu_backend.domain.scaling import Observation, ScalingMemory, ScalingPolicy, WorkerLoad
-from nbgpu_backend.domain.states import endpoint_state
 from nbgpu_backend.engines.base import Engine, WorkerSpec
 from nbgpu_backend.errors import NbgpuError, NoMemory, Unavailable
 from nbgpu_backend.providers.base import Exit, Observed
@@ -40,7 +42,6 @@ log = logging.getLogger(__name__)
 START_TRIES = 3  # starts in a row that may fail before the endpoint is held down
 RETRY_S = 2.0  # after a failed start, and while there is too little memory
 DEATH_S = 1.0  # between a broken connection and the notice of the death behind it
-TYPICAL = 20  # cold starts that "typically" looks at
 
 
 class EndpointControl:
@@ -55,14 +56,13 @@ class EndpointControl:
         self.cold_starts: list[float] = []
         self.requests_total = 0
         self.generation = 0
+        self.status = Status(self, services.clock)
         self.queue = EndpointQueue(record.name, record.spec.nbgpu.policy.queue_max, self.wake)
         self._services = services
         self._memory = ScalingMemory()
-        self._throttled: Reason | None = None
+        self.throttled: Reason | None = None
         self._not_before = 0.0  # no launch before this instant of `elapsed`
         self._failed_starts = 0
-        self._since_us = services.clock.now()
-        self._shown = ""
         self._scheduled = False
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
@@ -116,30 +116,21 @@ class EndpointControl:
         return None
 
     def progress(self) -> dict[str, Any]:
-        now = self._services.clock.now()
-        state, reason = self.state(), self.reason()
-        starting = self._starting()
-        return {
-            "state": state,
-            "text": reason.text,
-            "phase": starting.timer.current if starting else None,
-            "elapsed_s": round(
-                starting.age() if starting else max(0, now - reason.since_us) / 1e6, 1
-            ),
-            "typical_s": self.typical_cold_start_s(),
-            "cost": plain(self._services.ledger.cost(self.id, now)),
-        }
+        return self.status.progress(plain(self.cost()))
 
-    async def fence(self, worker_id: str) -> None:
+    def cost(self) -> Decimal:
+        """Dollars so far."""
+        return self._services.ledger.cost(self.id, self._services.clock.now())
+
+    async def fence(self, worker_id: str) -> bool:
         worker = self.workers.get(worker_id)
-        self.queue.fence(worker_id)
         if worker is None:
-            return
+            return True
         try:  # most often it is dead, and that is about to be noticed
             await asyncio.wait_for(worker.ended.wait(), DEATH_S)
         except TimeoutError:
-            worker.end("unhealthy", "its connection broke while it answered", 0)
-            await worker.ended.wait()
+            return await self.suspect(worker_id)
+        return True
 
     async def suspect(self, worker_id: str) -> bool:
         worker = self.workers.get(worker_id)
@@ -150,61 +141,8 @@ class EndpointControl:
         await worker.ended.wait()
         return True
 
-    # --- state ----------------------------------------------------------------------------------
-
-    def state(self) -> str:
-        return endpoint_state(
-            stopped=self.record.stopped,
-            failed=self.record.failure is not None,
-            fetching=not self.weights.here and self.weights.error is None,
-            throttled=self._throttled is not None,
-            workers=[w.state for w in self.workers.values() if w.live],
-        )
-
-    def reason(self) -> Reason:
-        """Why it is in its state, in words, with the instant since when."""
-        state = self._noted()
-        if self.record.failure is not None and state == "failed":
-            return Reason(**self.record.failure)
-        if state == "throttled" and self._throttled is not None:
-            return self._throttled
-        starting = self._starting()
-        if state == "starting" and starting is not None:
-            typical = self.typical_cold_start_s()
-            usual = f", usually {typical:.0f} s" if typical else ""
-            text = f"starting a worker: {starting.timer.current} ({starting.age():.0f} s{usual})"
-            return Reason(code="starting", text=text, since_us=starting.reason.since_us)
-        return Reason(code=state, text=self._words(state), since_us=self._since_us)
-
-    def _noted(self) -> str:
-        """The state; when it changes, the instant is kept."""
-        if (state := self.state()) != self._shown:
-            self._shown, self._since_us = state, self._services.clock.now()
-        return state
-
-    def _words(self, state: str) -> str:
-        if state == "fetching":
-            return self.weights.words()
-        return {
-            "stopped": "stopped by you; requests are refused",
-            "asleep": "no worker runs and nothing is billed; the next request starts one",
-            "ready": "a worker is ready and idle",
-            "busy": "answering requests",
-            "draining": "its worker is ending",
-            "starting": "starting a worker",
-        }.get(state, state)
-
-    def typical_cold_start_s(self) -> float | None:
-        recent = self.cold_starts[-TYPICAL:]
-        return round(median(recent), 1) if recent else None
-
     def live_workers(self) -> list[WorkerControl]:
         return [w for w in self.workers.values() if w.live]
-
-    def _starting(self) -> WorkerControl | None:
-        return next(
-            (w for w in self.live_workers() if w.state in ("initializing", "starting")), None
-        )
 
     # --- the scaler -------------------------------------------------------------------------------
 
@@ -230,7 +168,7 @@ class EndpointControl:
 
     def _tick(self) -> None:
         self._scheduled = False
-        self._noted()
+        self.status.note()
         now = self._services.clock.elapsed()
         self._end_stale()
         serving = [w for w in self.live_workers() if w.state in ("idle", "running")]
@@ -253,8 +191,8 @@ class EndpointControl:
             wake_at = min(wake_at, self._grow(decision.target - have, now))
         elif decision.target < have:
             self._shrink([*serving, *coming], have - decision.target)
-        if self._throttled is not None and not core.waiting and decision.target <= have:
-            self._throttled = None
+        if self.throttled is not None and not core.waiting and decision.target <= have:
+            self.throttled = None
         self._schedule(wake_at, now)
 
     def _schedule(self, wake_at: float, now: float) -> None:
@@ -307,20 +245,20 @@ class EndpointControl:
             needed=self._memory_needed(), available=services.provider.available_memory()
         )
         if fit.fits:
-            self._throttled = None
+            self.throttled = None
             return True
         self._not_before = now + RETRY_S
         values: dict[str, Any] = {"needed": fit.needed, "available": fit.available}
         reason = Reason(
             code="no_memory", text=f"too little memory: {fit.text}",
-            since_us=self._throttled.since_us if self._throttled else self._services.clock.now(),
+            since_us=self.throttled.since_us if self.throttled else self._services.clock.now(),
             values=values,
         )  # fmt: skip
-        if self._throttled is None:
+        if self.throttled is None:
             self._later(
                 self._tell("worker.throttled", f"{self.name} waits: {reason.text}", **values)
             )
-        self._throttled = self.last_failure = reason
+        self.throttled = self.last_failure = reason
         if not fit.ever:
             self.queue.fail_waiting(
                 NoMemory(
@@ -401,6 +339,8 @@ class EndpointControl:
             self.queue.offer(worker.push)
 
     def worker_changed(self, worker: WorkerControl) -> None:
+        if worker.state not in ("idle", "running"):
+            self.queue.withdraw(worker.id)
         self.wake()
 
     def worker_ended(self, worker: WorkerControl, ended: Exit) -> None:
@@ -420,9 +360,8 @@ class EndpointControl:
     def _start_failed(self, worker: WorkerControl, ended: Exit, text: str) -> None:
         """Again, unless it is certain to fail again, or has failed too often."""
         self._failed_starts += 1
-        certain = ended.reason == "launch" or bool(self.engine.explain(ended.tail))
         port_taken = "port" in text and "in use" in text
-        if (certain and not port_taken) or self._failed_starts >= START_TRIES:
+        if (certain(self.engine, ended) and not port_taken) or self._failed_starts >= START_TRIES:
             self._hold_down("start_failed", text, {"tail": list(ended.tail)[-12:]})
         else:
             self._not_before = self._services.clock.elapsed() + RETRY_S * (self._failed_starts - 1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from typing import Any
+from weakref import WeakValueDictionary
 
 from sqlalchemy import Connection, insert, update
-from sqlalchemy.exc import IntegrityError
 
 from nbgpu_backend.control.endpoint import EndpointControl
 from nbgpu_backend.control.preparation import Prepared, prepare
@@ -32,6 +33,7 @@ class Endpoints:
         self._services = services
         self._by_id: dict[str, EndpointControl] = {}
         self._by_name: dict[str, EndpointControl] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # --- looking up -----------------------------------------------------------------------------
 
@@ -73,6 +75,10 @@ class Endpoints:
         Returns (endpoint, created | attached | changed, changes). Raises Conflict and what
         `preparation.prepare` raises; nothing is stored then.
         """
+        async with self._locks.setdefault(spec.name, asyncio.Lock()):
+            return await self._deploy(spec)
+
+    async def _deploy(self, spec: CreateEndpoint) -> tuple[EndpointControl, str, list[Change]]:
         existing = self._by_name.get(spec.name)
         if existing is None:
             prepared = await prepare(spec, self._services)
@@ -107,10 +113,7 @@ class Endpoints:
 
         text = f"{spec.name} was deployed: {prepared.model.ref or 'a command'} on {spec.nbgpu.place.on}"
         draft = Draft(now, "endpoint.created", text, record.id, spec.name)
-        try:
-            await services.state.commit(change, draft)
-        except IntegrityError:
-            raise Conflict(f"The name '{spec.name}' was taken just now.", "Try again.", code="name_taken") from None  # fmt: skip
+        await services.state.commit(change, draft)
         control = EndpointControl(services, record, prepared.engine)
         self.add(control)
         self._begin(control, prepared)
@@ -210,6 +213,10 @@ class Endpoints:
 
     async def delete(self, control: EndpointControl) -> None:
         """End its workers and forget it. Its records and its ledger rows stay."""
+        async with self._locks.setdefault(control.name, asyncio.Lock()):
+            await self._delete(control)
+
+    async def _delete(self, control: EndpointControl) -> None:
         control.record.stopped = True
         control.queue.fail_waiting(
             Unavailable(f"The endpoint '{control.name}' was deleted.", "", code="endpoint_deleted")

@@ -57,8 +57,8 @@ def endpoint_view(
         engine_version=control.engine_version,
         place=spec.nbgpu.place,
         policy=spec.nbgpu.policy,
-        state=control.state(),
-        reason=control.reason(),
+        state=control.status.state(),
+        reason=control.status.reason(),
         version=record.version,
         base_url=f"{services.url}/v2/{record.name}/openai/v1",
         queued=control.queue.core.waiting,
@@ -69,7 +69,7 @@ def endpoint_view(
         rate_source=rate.source,
         cost_so_far=plain(services.ledger.cost(record.id, now)),
         requests_total=control.requests_total,
-        typical_cold_start_s=control.typical_cold_start_s(),
+        typical_cold_start_s=control.status.typical_cold_start_s(),
         origin=spec.nbgpu.origin,
         tags=spec.nbgpu.tags,
         created_us=record.created_us,
@@ -161,13 +161,13 @@ def worker_list(control: EndpointControl, services: Services) -> WorkerList:
 
 def endpoint_row(control: EndpointControl, services: Services) -> EndpointRow:
     record, now = control.record, services.clock.now()
-    state = control.state()
+    state = control.status.state()
     return EndpointRow(
         id=record.id,
         name=record.name,
         model=record.model.ref,
         state=state,
-        reason=control.reason().text,
+        reason=control.status.reason().text,
         on=record.spec.nbgpu.place.on,
         workers=[
             WorkerRow(id=w.id, pid=w.record.pid, port=w.record.port, state=w.state, tier=w.record.tier)

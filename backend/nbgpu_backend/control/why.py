@@ -16,9 +16,9 @@ HISTORY = 8
 
 async def why(control: EndpointControl, services: Services) -> Why:
     now = services.clock.now()
-    state, reason = control.state(), control.reason()
+    state, reason = control.status.state(), control.status.reason()
     events = await services.state.last_events(control.id, HISTORY)
-    typical = control.typical_cold_start_s()
+    typical = control.status.typical_cold_start_s()
     newest = next(reversed(control.workers.values()), None)
     return Why(
         name=control.name,

@@ -11,17 +11,17 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import socket
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Protocol
 
-import aiohttp
 from sqlalchemy import Connection, insert, update
 
 from nbgpu_backend.billing.ledger import Ledger
 from nbgpu_backend.billing.rates import Rate
+from nbgpu_backend.control.endings import words
 from nbgpu_backend.control.phases import PhaseTimer
+from nbgpu_backend.control.probe import healthy
 from nbgpu_backend.control.records import InstanceRecord
 from nbgpu_backend.control.services import Services
 from nbgpu_backend.engines.base import Engine, WorkerSpec
@@ -237,8 +237,8 @@ class WorkerControl:
         await self._until_sick()
 
     async def _until_ready(self) -> bool:
-        services, url = self._services, f"http://127.0.0.1:{self.record.port}/health"
-        while not await self._healthy(url, 1.0):
+        services = self._services
+        while not await self._healthy(1.0):
             if self.timer.see(await services.provider.logs(self.record.name, 400), self.age()):
                 self._owner.worker_changed(self)
             if self.age() > self._start_s:
@@ -254,10 +254,14 @@ class WorkerControl:
         if self._stop is not None:
             return False
         self._serve(now)
-        await services.state.commit(
-            lambda c: _update(c, self.id, values),
-            self._draft("worker.ready", f"A worker of {self._owner.name} is ready after {age:.1f} s", seconds=round(age, 3)),
-        )  # fmt: skip
+        text = f"A worker of {self._owner.name} is ready after {age:.1f} s"
+        try:
+            await services.state.commit(
+                lambda c: _update(c, self.id, values),
+                self._draft("worker.ready", text, seconds=round(age, 3)),
+            )
+        except NbgpuError as error:  # it serves all the same
+            log.error("%s, which could not be stored: %s", text, error)
         return True
 
     def _serve(self, ready_us: int) -> None:
@@ -284,11 +288,11 @@ class WorkerControl:
             self._record_state("running" if busy else "idle", code, text)
 
     async def _until_sick(self) -> None:
-        clock, url = self._services.clock, f"http://127.0.0.1:{self.record.port}/health"
+        clock = self._services.clock
         last = clock.elapsed()
         while True:
             await asyncio.sleep(HEALTH_S)
-            if await self._healthy(url, HEALTH_S):
+            if await self._healthy(HEALTH_S):
                 last = clock.elapsed()
             elif clock.elapsed() - last > self._unhealthy_s:
                 self._sick(f"it has not answered /health for {self._unhealthy_s:.0f} s")
@@ -296,11 +300,8 @@ class WorkerControl:
 
     async def check(self) -> bool:
         """Ask for its health now; a sick one is ended. True if it is well."""
-        try:
-            if await self._healthy(f"http://127.0.0.1:{self.record.port}/health", HEALTH_S):
-                return True
-        except asyncio.CancelledError:
-            raise
+        if await self._healthy(HEALTH_S):
+            return True
         self._sick("its engine failed")
         return False
 
@@ -308,13 +309,8 @@ class WorkerControl:
         self._record_state("unhealthy", "unhealthy", text)
         self.end("unhealthy", text, 0)
 
-    async def _healthy(self, url: str, timeout_s: float) -> bool:
-        timeout = aiohttp.ClientTimeout(total=timeout_s)
-        try:
-            async with self._services.session.get(url, timeout=timeout) as answer:
-                return answer.status == 200
-        except (aiohttp.ClientError, OSError, TimeoutError):
-            return False
+    async def _healthy(self, timeout_s: float) -> bool:
+        return await healthy(self._services.session, self.record.port, timeout_s)
 
     async def _renew(self) -> None:
         while True:
@@ -377,7 +373,7 @@ class WorkerControl:
             "reason": reason.code if reason else ended.reason,
             "tail": list(ended.tail)[-TAIL_LINES:],
         }
-        text = reason.text if reason else self.words(ended)
+        text = reason.text if reason else words(self._engine, ended)
         wanted = reason is not None and reason.code not in ("unhealthy", "start_timeout")
         account = services.ledger.accounts.get(record.id)
         cost = account.amount(ended.ended_us) if account else Decimal(0)
@@ -418,23 +414,6 @@ class WorkerControl:
     def stopped_on_purpose(self) -> bool:
         return self._stop is not None and self._stop.code not in ("unhealthy", "start_timeout")
 
-    def words(self, ended: Exit) -> str:
-        """One sentence on an end that nobody asked for."""
-        if explained := self._engine.explain(ended.tail):
-            return explained
-        if ended.reason == "launch":
-            return ended.tail[0] if ended.tail else "it could not be launched"
-        if ended.signal is not None:
-            return f"it was killed by signal {ended.signal}{_SIGNALS.get(ended.signal, '')}"
-        if ended.reason == "lost":
-            return "its process is gone, and nothing says why (its parent was killed, or the machine restarted)"
-        if ended.reason == "lease":
-            return "its lease ran out while no backend was there"
-        last = next((line for line in reversed(ended.tail) if line.strip()), "")
-        return f"it ended by itself with exit code {ended.code}" + (
-            f": {last[:200]}" if last else ""
-        )
-
     def _record_state(self, state: str, code: str, text: str) -> None:
         now = self._services.clock.now()
         self.state = state
@@ -457,16 +436,6 @@ class WorkerControl:
             worker_id=self.id,
             values={"generation": self.record.generation, **values},
         )
-
-
-_SIGNALS = {9: " (killed, perhaps for lack of memory)", 15: " (asked to end)", 11: " (crashed)", 4: " (illegal instruction)"}  # fmt: skip
-
-
-def free_port() -> int:
-    """A port of loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _execute(connection: Connection, statement: Any) -> None:

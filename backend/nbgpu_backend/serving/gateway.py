@@ -206,6 +206,8 @@ class _Request:
             raise
         finally:
             exchange.unwatch()
+            if self._meter is not None and record.tokens_out is None:
+                self._count(self._meter.usage, self._meter.events)
             record.total_s = self._clock.elapsed() - self._arrived
             self._gateway._sink.request(record)
 

@@ -47,12 +47,13 @@ class Target(Protocol):
         """What a waiting request waits for: state, text, phase, elapsed_s, typical_s, cost."""
         ...
 
-    async def fence(self, worker_id: str) -> None:
-        """Return when no process of this worker is left; it gets nothing any more."""
+    async def fence(self, worker_id: str) -> bool:
+        """Its connection broke. True: no process of it is left. False: it is well, only the connection
+        was lost."""
         ...
 
     async def suspect(self, worker_id: str) -> bool:
-        """The worker failed a request: True if it was found sick, and is fenced now."""
+        """It failed a request. True: it was found sick, and no process of it is left."""
         ...
 
 

@@ -35,7 +35,9 @@ class Draft:
 
 
 class Listener(Protocol):
-    def __call__(self, event: Event) -> None: ...
+    def __call__(self, event: Event | None) -> None:
+        """None: no more events will come."""
+        ...
 
 
 class State:
@@ -49,6 +51,11 @@ class State:
         """Call `listener` with every event once it is committed; returns how to stop that."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    def hang_up(self) -> None:
+        """Tell every listener that no more events will come."""
+        for listener in list(self._listeners):
+            listener(None)
 
     async def commit(
         self, change: Callable[[Connection], None] | None, *drafts: Draft

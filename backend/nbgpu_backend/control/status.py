@@ -1,0 +1,87 @@
+"""The state of an endpoint in words: since when, why, how long it usually takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from nbgpu_backend.clock import Clock
+from nbgpu_backend.control.worker import WorkerControl
+from nbgpu_backend.domain.states import endpoint_state
+from nbgpu_backend.schema.common import Reason
+
+if TYPE_CHECKING:
+    from nbgpu_backend.control.endpoint import EndpointControl
+
+TYPICAL = 20  # cold starts that "typically" looks at
+WORDS = {
+    "stopped": "stopped by you; requests are refused",
+    "asleep": "no worker runs and nothing is billed; the next request starts one",
+    "ready": "a worker is ready and idle",
+    "busy": "answering requests",
+    "starting": "starting a worker",
+    "draining": "its worker is ending",
+}
+
+
+class Status:
+    """Follows one endpoint. `note` is called whenever something changed, so that `since` is exact."""
+
+    def __init__(self, control: EndpointControl, clock: Clock) -> None:
+        self._control = control
+        self._clock = clock
+        self._shown = ""
+        self._since_us = clock.now()
+
+    def state(self) -> str:
+        control = self._control
+        return endpoint_state(
+            stopped=control.record.stopped,
+            failed=control.record.failure is not None,
+            fetching=not control.weights.here and control.weights.error is None,
+            throttled=control.throttled is not None,
+            workers=[w.state for w in control.live_workers()],
+        )
+
+    def note(self) -> str:
+        """The state; when it changes, the instant is kept."""
+        if (state := self.state()) != self._shown:
+            self._shown, self._since_us = state, self._clock.now()
+        return state
+
+    def reason(self) -> Reason:
+        state, control = self.note(), self._control
+        if control.record.failure is not None and state == "failed":
+            return Reason(**control.record.failure)
+        if state == "throttled" and control.throttled is not None:
+            return control.throttled
+        starting = self.starting()
+        if state == "starting" and starting is not None:
+            typical = self.typical_cold_start_s()
+            usual = f", usually {typical:.0f} s" if typical else ""
+            text = f"starting a worker: {starting.timer.current} ({starting.age():.0f} s{usual})"
+            return Reason(code="starting", text=text, since_us=starting.reason.since_us)
+        text = control.weights.words() if state == "fetching" else WORDS.get(state, state)
+        return Reason(code=state, text=text, since_us=self._since_us)
+
+    def progress(self, cost: str) -> dict[str, Any]:
+        """What a waiting request waits for."""
+        reason, starting = self.reason(), self.starting()
+        waited = max(0, self._clock.now() - reason.since_us) / 1e6
+        return {
+            "state": self._shown,
+            "text": reason.text,
+            "phase": starting.timer.current if starting else None,
+            "elapsed_s": round(starting.age() if starting else waited, 1),
+            "typical_s": self.typical_cold_start_s(),
+            "cost": cost,
+        }
+
+    def starting(self) -> WorkerControl | None:
+        workers: Sequence[WorkerControl] = self._control.live_workers()
+        return next((w for w in workers if w.state in ("initializing", "starting")), None)
+
+    def typical_cold_start_s(self) -> float | None:
+        recent = self._control.cold_starts[-TYPICAL:]
+        return round(median(recent), 1) if recent else None

@@ -31,8 +31,8 @@ def report(client: Any, endpoint: str, done: Executed) -> str:
             *lines,
             "",
             "Type next (with .venv/bin in PATH and this NBGPU_HOME set):",
-            f"  nbgpu ask {endpoint} 'Tell me a joke'   the worker wakes up for it",
-            "  nbgpu                                what runs, and what it costs",
+            f"  nbgpu ask {endpoint} 'Tell me a joke'    the worker wakes up for it",
+            "  nbgpu status                         what runs, and what it costs",
             f"  nbgpu delete {endpoint}",
         ]
     )

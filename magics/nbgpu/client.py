@@ -227,7 +227,9 @@ class Client:
         body: Mapping[str, Any] | None = call.body
         if call.stamp and body is not None:
             body = origin.stamp(dict(body))
-        headers = {"X-Nbgpu-Progress": "1"} if call.streamed else {}
+        headers = {}
+        if call.streamed:
+            headers = {"X-Nbgpu-Progress": "1", "X-Nbgpu-Origin": origin.header()}
         return self._connection().build_request(
             call.method, call.path, json=body, params=dict(call.params) or None, headers=headers,
             timeout=STREAM_TIMEOUT if call.streamed else TIMEOUT,

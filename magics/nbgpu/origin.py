@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from nbgpu import live
 
@@ -17,6 +18,11 @@ def notebook() -> str | None:
     names = getattr(shell, "user_ns", {})
     found = names.get("__session__") or names.get("__vsc_ipynb_file__")
     return str(found) if found else None
+
+
+def header() -> str:
+    """The origin of one request, form-encoded; also what the queue is fair between."""
+    return urlencode({"notebook": notebook() or "", "session": str(os.getpid())})
 
 
 def stamp(body: dict[str, Any]) -> dict[str, Any]:

@@ -165,8 +165,9 @@ def test_a_stream_that_asks_for_progress_hears_of_it_at_once_and_of_its_figures_
     answer = shared_backend.http.post(
         CHAT.format("chatty"),
         json=body("chatty", stream=True),
-        headers={"X-Nbgpu-Progress": "1"},
+        headers={"X-Nbgpu-Progress": "1", "X-Nbgpu-Origin": "notebook=a%20b.ipynb&session=7"},
     )
+    assert shared_backend.records("chatty", 1)[0]["notebook"] == "a b.ipynb"
     lines = answer.text.splitlines()
     waiting = [json.loads(x[8:]) for x in lines if x.startswith(": nbgpu {")]
     (done,) = [json.loads(x[13:]) for x in lines if x.startswith(": nbgpu-done ")]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 from nbgpu_backend import runtime
 from nbgpu_backend.providers.local import procfs
 
-from tests.support.backend import BackendProcess, command_engine
+from tests.support.backend import CLONE, BackendProcess, command_engine
 from tests.support.hub import Hub
 from tests.support.waiting import until
 
@@ -191,25 +194,48 @@ def test_why_says_that_the_weights_are_missing_after_a_failed_fetch(
 
 
 def test_a_hub_that_is_gone_is_told_and_the_next_backend_goes_on_with_another(
-    hub: Hub, backend: BackendProcess, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, backend: BackendProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with Hub(rate=SLOW) as gone:
-        gone.add(REPO, FILES)
+    with hub_process(tmp_path) as (gone, process):
         restart(backend, gone, monkeypatch)
         deploy(backend)
         wait_part(backend)
-    gone.cut_once_after(0)
-    until(lambda: fetch(backend)["state"] == "failed", within=60)
-    assert f"{gone.endpoint} cannot be reached" in fetch(backend)["error"]
+        process.kill()
+        # the hub's own library tries it five times, with pauses
+        until(lambda: fetch(backend)["state"] == "failed", within=60)
+    assert f"{gone} cannot be reached" in fetch(backend)["error"]
     hub.rate = None
-    restart(backend, hub, monkeypatch)
+    restart(backend, hub.endpoint, monkeypatch)
     assert backend.chat("small").status_code == 200
     wait_done(backend)
     assert hub.served[WEIGHTS] < len(FILES[WEIGHTS]) - PART + LOST
 
 
-def restart(backend: BackendProcess, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+@contextmanager
+def hub_process(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The same hub in a process: with it, every connection goes at once."""
+    (repo := folder / "repo").mkdir()
+    for name, content in FILES.items():
+        (repo / name).write_bytes(content)
+    script = f"""
+import sys
+from pathlib import Path
+from tests.support.hub import Hub
+with Hub(rate={SLOW}) as hub:
+    hub.add({REPO!r}, {{path.name: path.read_bytes() for path in Path(sys.argv[1]).iterdir()}})
+    print(hub.endpoint, flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(repo)],
+        cwd=CLONE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        yield process.stdout.readline().strip(), process
+
+
+def restart(backend: BackendProcess, hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", hub)
     backend.shutdown(everything=False)
     backend.start()
 

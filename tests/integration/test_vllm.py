@@ -204,7 +204,7 @@ def test_shutdown_all_leaves_no_process_and_no_shared_memory(own: Own) -> None:
     assert ask(own.backend, "short").status_code == 200
     started = sessions(own.backend)
     assert started
-    done = own.backend.cli("shutdown", "--all")
+    done = own.backend.cli("shutdown", "--all", "--yes")
     assert done.returncode == 0, done.stderr
     until(lambda: runtime.locate(own.backend.home) is None)
     assert not started & living_sessions()

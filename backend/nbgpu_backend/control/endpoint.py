@@ -47,7 +47,7 @@ DEATH_S = 1.0  # between a broken connection and the notice of the death behind 
 class EndpointControl:
     def __init__(self, services: Services, record: EndpointRecord, engine: Engine) -> None:
         self.record = record
-        self.engine = engine
+        self.use(engine)
         self.workers: dict[str, WorkerControl] = {}
         self.weights = Weights(
             record.model, services.fetcher, self._weights_arrived, self._weights_failed
@@ -68,6 +68,13 @@ class EndpointControl:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
+    def use(self, engine: Engine) -> None:
+        self.engine = engine
+        try:
+            self.engine_version: str | None = engine.version()
+        except NbgpuError:
+            self.engine_version = None  # it was removed since; a launch will say so
+
     # --- what the data path sees (serving.target.Target) --------------------------------------
 
     @property
@@ -81,13 +88,6 @@ class EndpointControl:
     @property
     def version(self) -> int:
         return self.record.version
-
-    @property
-    def engine_version(self) -> str | None:
-        try:
-            return self.engine.version()
-        except NbgpuError:
-            return None  # it was removed since
 
     @property
     def limits(self) -> Limits:

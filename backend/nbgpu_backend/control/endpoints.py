@@ -143,7 +143,7 @@ class Endpoints:
         ):
             record.model = prepared.model
             await control.weights.replace(prepared.model)
-        control.engine = prepared.engine
+        control.use(prepared.engine)
         if changes:
             words = ", ".join(f"{c.field}: {c.old} -> {c.new}" for c in changes)
             await control.save("endpoint.changed", f"{control.name} was changed: {words}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 from nbgpu_backend.errors import NbgpuError, PayloadTooLarge
 from nbgpu_backend.serving.problems import openai_body, openai_error
@@ -15,6 +16,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+ORIGIN_LIMIT = 1024
 BODY_LIMIT = 20 * 1024 * 1024
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -55,6 +57,15 @@ class Exchange:
             parts.append(part)
             if not message.get("more_body"):
                 return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    @property
+    def client(self) -> str:
+        """Whom the queue is fair to: the origin as it was sent, "" where the client names none."""
+        return self.headers.get(b"x-nbgpu-origin", b"")[:ORIGIN_LIMIT].decode("latin-1")
+
+    def origin(self) -> dict[str, str]:
+        """notebook, session: form-encoded in one header."""
+        return dict(parse_qsl(self.client))
 
     def watch(self) -> None:
         """From now on, the client's going away cancels the task that calls this."""

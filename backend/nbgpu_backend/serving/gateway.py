@@ -162,6 +162,7 @@ class Gateway:
             route=route,
             streamed=streamed,
             arrived_us=arrived_us,
+            origin=exchange.origin(),
         )
         await _Request(self, exchange, target, record, body, arrived, strip).run()
 
@@ -217,7 +218,7 @@ class _Request:
             raise refusal
         ticket = Ticket(
             self._record.id,
-            client=self._exchange.headers.get(b"x-nbgpu-client", b"").decode("latin-1"),
+            client=self._exchange.client,
             arrived=self._arrived,
             deadline=self._arrived + limits.hold_s,
         )

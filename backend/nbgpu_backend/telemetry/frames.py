@@ -47,6 +47,7 @@ async def request_columns(database: Database, *, endpoint_id: str | None, since_
             "error": lambda r: r["error"],
             "route": lambda r: r["route"],
             "streamed": lambda r: bool(r["streamed"]),
+            "notebook": lambda r: r["origin"].get("notebook"),
             "retries": lambda r: r["retries"],
             "cost": lambda r: plain(Decimal(r["rate"]) * r["share_us"] / 1_000_000 / 3600),
         },

@@ -35,7 +35,8 @@ class Chart:
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         width, height = (side * self.figure.dpi / 2 for side in self.figure.get_size_inches())
         data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.summary}
-        return data, {"image/png": {"width": round(width), "height": round(height)}}
+        shape = {"width": round(width), "height": round(height), "alt": self.summary}
+        return data, {"image/png": shape}
 
     def text(self) -> str:
         return self.summary

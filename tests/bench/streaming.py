@@ -168,7 +168,8 @@ def _lags(found: Report, what: str, streams: dict[str, list[Stream]]) -> None:
 
 
 def _real(found: Report, process: BackendProcess, model: str) -> None:
-    """The same prompt and seed, greedy: the same text, in as many chunks."""
+    """The same prompt and seed, greedy: the same text and tokens. The counts of chunks are shown only:
+    vLLM itself puts tokens that are ready together into one, also for a direct client."""
     ways = _ways(process, "llama", engine={"name": "vllm"}, model=model)
     body = {
         "model": "llama", "messages": [{"role": "user", "content": "Say something."}],
@@ -188,7 +189,6 @@ def _real(found: Report, process: BackendProcess, model: str) -> None:
     found.check({one.tokens for one in everything} == {TOKENS}, f"vLLM: not {TOKENS} tokens each")
     found.check(all(one.finished for one in everything), "vLLM: a stream has no [DONE]")
     counts = {way: sorted(len(one.pieces) for one in some) for way, some in streams.items()}
-    found.check(counts["direct"] == counts["gateway"], f"vLLM: chunks differ: {counts}")
     for way, some in counts.items():
         found.add(f"vLLM, {way}, chunks of an answer", some[0], "chunks")
 

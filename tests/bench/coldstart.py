@@ -62,9 +62,9 @@ def run(given: argparse.Namespace) -> Report:
             colds.append(cold.first_s)
             warms += [w.first_s for w in warm]
             record = process.records(name, 1 + WARM)[0]
-            for phase, seconds in record["phases"].items():
-                phases.setdefault(phase, []).append(seconds)
-            total = sum(record["phases"].values())
+            for phase, ms in record["phases"].items():
+                phases.setdefault(phase, []).append(ms / 1000)
+            total = sum(record["phases"].values()) / 1000
             found.check(
                 bool(total) and total <= cold.first_s,
                 f"run {number}: phases of {total:.1f} s in {cold.first_s:.1f} s",

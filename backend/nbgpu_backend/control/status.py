@@ -38,8 +38,8 @@ class Status:
         control = self._control
         return endpoint_state(
             stopped=control.record.stopped,
-            failed=control.record.failure is not None,
-            fetching=not control.weights.here and control.weights.error is None,
+            failed=control.record.failure is not None or control.weights.error is not None,
+            fetching=not control.weights.here,
             throttled=control.throttled is not None,
             workers=[w.state for w in control.live_workers()],
         )
@@ -54,6 +54,9 @@ class Status:
         state, control = self.note(), self._control
         if control.record.failure is not None and state == "failed":
             return Reason(**control.record.failure)
+        if control.weights.error is not None and state == "failed":
+            text = f"the weights could not be fetched: {control.weights.error}"
+            return Reason(code="weights", text=text.rstrip("."), since_us=self._since_us)
         if state == "throttled" and control.throttled is not None:
             return control.throttled
         starting = self.starting()

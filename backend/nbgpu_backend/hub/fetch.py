@@ -97,12 +97,12 @@ class Fetch:
             raise
         total = sum(file.size for file in files)
         self._there = {file.name: self._blob(file).cached(file.size) for file in files}
+        self._check_space(total - self._done)
         self._say_plan(commit, total, self._done)
         if self._request.plan_only:
             return
         if self._done < total and constants.is_offline_mode():
             raise errors.OfflineModeIsEnabled()
-        self._check_space(total - self._done)
         self._fetch_all(commit, files, total)
         self._say({"kind": "done", "commit": commit, "path": str(self._snapshot(commit))})
 

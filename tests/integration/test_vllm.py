@@ -174,7 +174,7 @@ def test_after_a_kill_the_next_request_is_answered_by_a_new_worker(own: Own) -> 
     assert after.status_code == 200 and after.headers["x-nbgpu-worker"] != before
     assert worker["pid"] not in living_sessions()  # it led its session: the rest went with it
     why = own.backend.get("/nbgpu/v1/why/short")
-    assert any("killed by signal 9" in line for line in why["history"])
+    assert any("killed by signal 9" in line for line in why["history"]), why["history"]
     assert [phase["name"] for phase in why["phases"]] == [
         "import", "engine", "weights", "kv", "api",
     ]  # fmt: skip

@@ -362,6 +362,8 @@ class WorkerControl:
     async def _finish(self, ended: Exit) -> None:
         services, record = self._services, self.record
         self._there.set()
+        if self._stop is not None and self._stop.code == "unhealthy" and ended.reason == "exit":
+            self._stop = None  # it had died by itself before it was found sick
         reason = self._stop
         if reason is None:
             ended = await self._with_log(ended)

@@ -175,10 +175,13 @@ class Api:
                 workers=[WorkerRow(id=w.id, pid=w.nbgpu.pid, port=w.nbgpu.port, state=w.nbgpu.state,
                                    tier=w.nbgpu.tier) for w in e.nbgpu.workers],
                 requests_total=3, rate_per_hour="0.10", cost_so_far="0.41", idle_but_billing=True,
+                reason_since_us=e.nbgpu.reason.since_us, workers_by_state={"idle": 1},
+                requests_per_s=0.0, p50_ms=None, p95_ms=None, spark=[0] * 60, origin=None,
+                base_url=e.nbgpu.base_url, idle_timeout_s=60, created_us=e.nbgpu.created_us,
             )
             for e in self.endpoints.values()
         ]  # fmt: skip
-        return answer(Summary(per_hour="0.10", spent_today="0.41",
+        return answer(Summary(at_us=now_us(), per_hour="0.10", spent_today="0.41",
                               idle_but_billing=[r.name for r in rows], endpoints=rows))  # fmt: skip
 
     async def create(self, request: web.Request) -> web.Response:

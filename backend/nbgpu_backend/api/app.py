@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from nbgpu_backend.api import nbgpu, problems, serverless
+from nbgpu_backend.api import changes, nbgpu, problems, serverless
 from nbgpu_backend.api.router import Router
 from nbgpu_backend.control.core import Core
 from nbgpu_backend.control.sink import RecordSink
@@ -22,6 +22,7 @@ def build(core: Core, token: str, version: str, shutdown: Callable[[bool], None]
     app = FastAPI(title="nbgpu", version=version, docs_url=None, redoc_url=None)
     app.include_router(serverless.routes(core))
     app.include_router(nbgpu.routes(core, version, shutdown))
+    app.include_router(changes.routes(core))
     app.add_exception_handler(NbgpuError, problems.on_error)
     app.add_exception_handler(RequestValidationError, problems.on_invalid)
     app.add_exception_handler(ValidationError, problems.on_invalid)
@@ -29,7 +30,7 @@ def build(core: Core, token: str, version: str, shutdown: Callable[[bool], None]
     services = core.services
     gateway = Gateway(
         core.endpoints,
-        RecordSink(core.endpoints, services.recorder),
+        RecordSink(core.endpoints, services.recorder, services.pulse),
         services.clock,
         services.session,
         token,

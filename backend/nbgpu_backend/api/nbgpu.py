@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
-from fastapi import APIRouter, Header, Query
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Query
 
 from nbgpu_backend import runtime
 from nbgpu_backend.billing.costs import cost_series, ledger_columns
 from nbgpu_backend.billing.rates import Rate, parse
 from nbgpu_backend.control.core import Core
-from nbgpu_backend.control.views import endpoint_row
+from nbgpu_backend.control.summary import summary_of
 from nbgpu_backend.control.why import why
-from nbgpu_backend.domain.pricing import plain
 from nbgpu_backend.errors import BadRequest, NbgpuError
-from nbgpu_backend.schema.events import Event
 from nbgpu_backend.schema.metrics import Columns, CostSeries
 from nbgpu_backend.schema.summary import (
     Health,
     LogLines,
-    Orphan,
     Settings,
     SettingsChange,
     ShutdownRequest,
@@ -33,8 +27,6 @@ from nbgpu_backend.schema.summary import (
 from nbgpu_backend.telemetry.frames import request_columns, worker_columns
 
 PLACES = ("local",)
-PING_S = 15.0  # a comment on a quiet stream, so that a dead client is noticed
-BACKLOG = 1000
 
 
 def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRouter:
@@ -59,14 +51,7 @@ def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRou
 
     @router.get("/summary")
     async def summary() -> Summary:
-        rows = [endpoint_row(control, services) for control in endpoints.all()]
-        return Summary(
-            per_hour=plain(services.ledger.rate_now()),
-            spent_today=plain(await core.spent_today()),
-            idle_but_billing=[row.name for row in rows if row.idle_but_billing],
-            endpoints=rows,
-            orphans=[Orphan(name=seen.name, pid=seen.pid) for seen in core.orphans.values()],
-        )
+        return await summary_of(core)
 
     @router.get("/why/{endpoint}")
     async def explain(endpoint: str) -> Why:
@@ -83,17 +68,6 @@ def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRou
         except NbgpuError:  # it has ended, and its folder is gone
             lines = list(newest.exit.tail)[-tail:] if newest.exit else []
         return LogLines(worker=newest.id, lines=lines)
-
-    @router.get("/events")
-    async def events(
-        since: int | None = None,
-        endpoint: str | None = None,
-        last_event_id: str | None = Header(None),
-    ) -> StreamingResponse:
-        """Server-sent events: first those after `since` (or Last-Event-ID), then new ones as they come."""
-        return StreamingResponse(
-            _follow(core, _seq(last_event_id, since), _id(endpoint)), media_type="text/event-stream"
-        )
 
     @router.get("/metrics/requests")
     async def metrics_requests(endpoint: str | None = None, since_us: int = 0) -> Columns:
@@ -155,48 +129,3 @@ def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRou
         return {"all": request.all}
 
     return router
-
-
-def _seq(last_event_id: str | None, since: int | None) -> int | None:
-    if last_event_id is not None and last_event_id.isdigit():
-        return int(last_event_id)
-    return since
-
-
-async def _follow(core: Core, since: int | None, endpoint_id: str | None) -> AsyncIterator[str]:
-    """None: from now on. A client that reads too slowly is cut off; its Last-Event-ID brings it back."""
-    state = core.services.state
-    queue: asyncio.Queue[Event | None] = asyncio.Queue(BACKLOG)
-
-    def listener(event: Event | None) -> None:
-        if not queue.full():
-            queue.put_nowait(event if queue.qsize() < BACKLOG - 1 else None)
-
-    stop = state.listen(listener)
-    try:
-        yield ": connected\n\n"
-        seen = since or 0
-        while since is not None:
-            stored = await state.events_since(seen, endpoint_id=endpoint_id)
-            for event in stored:
-                seen = event.seq
-                yield _sse(event)
-            if len(stored) < BACKLOG:
-                break
-        while True:
-            try:
-                event_or_end = await asyncio.wait_for(queue.get(), PING_S)
-            except TimeoutError:
-                yield ": ping\n\n"
-                continue
-            if event_or_end is None:
-                return
-            if event_or_end.seq > seen and endpoint_id in (None, event_or_end.endpoint_id):
-                seen = event_or_end.seq
-                yield _sse(event_or_end)
-    finally:
-        stop()
-
-
-def _sse(event: Event) -> str:
-    return f"id: {event.seq}\nevent: {event.kind}\ndata: {json.dumps(event.wire())}\n\n"

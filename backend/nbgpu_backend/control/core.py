@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -31,6 +31,7 @@ from nbgpu_backend.store.database import open_database
 from nbgpu_backend.store.state import Draft, State, installation_id
 from nbgpu_backend.store.tables import endpoints as endpoint_table
 from nbgpu_backend.store.tables import instances, ledger, requests
+from nbgpu_backend.telemetry.pulse import Pulse, recent_requests
 from nbgpu_backend.telemetry.recorder import Recorder
 from nbgpu_backend.telemetry.retention import prune
 
@@ -49,6 +50,7 @@ class Core:
         self.services = services
         self.endpoints = Endpoints(services)
         self.orphans: dict[str, Observed] = {}
+        self.streams: set[Callable[[], None]] = set()  # each ends one stream of events
         self.started_us = services.clock.now()
         self.lag_ms = 0.0
         self._tasks: list[asyncio.Task[None]] = []
@@ -74,6 +76,7 @@ class Core:
                 state=state,
                 telemetry=telemetry,
                 recorder=Recorder(telemetry),
+                pulse=Pulse(clock),
                 ledger=book,
                 provider=LocalProvider(home, clock),
                 fetcher=Fetcher(home, clock),
@@ -97,7 +100,8 @@ class Core:
         """The end is near: launch nothing more, end the event streams."""
         for control in self.endpoints.all():
             control.launch_no_more()
-        self.services.state.hang_up()
+        for end_stream in list(self.streams):  # or they would hold up the end of the server
+            end_stream()
 
     async def close(self, *, everything: bool) -> None:
         """End this backend; with `everything`, all that it runs first."""
@@ -173,6 +177,7 @@ class Core:
                 )
             )
             self.endpoints.add(control)
+        services.pulse.load(await recent_requests(services.telemetry, services.clock.now()))
 
     async def _adopt(self) -> None:
         """Match what the provider finds with what the store knows."""

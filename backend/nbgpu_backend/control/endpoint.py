@@ -50,7 +50,11 @@ class EndpointControl:
         self.use(engine)
         self.workers: dict[str, WorkerControl] = {}
         self.weights = Weights(
-            record.model, services.fetcher, self._weights_arrived, self._weights_failed
+            record.model,
+            services.fetcher,
+            self._weights_arrived,
+            self._weights_failed,
+            lambda: services.pulse.touch(record.id),
         )
         self.last_failure: Reason | None = None
         self.cold_starts: list[float] = []
@@ -63,6 +67,7 @@ class EndpointControl:
         self.throttled: Reason | None = None
         self._not_before = 0.0  # no launch before this instant of `elapsed`
         self._failed_starts = 0
+        self._looks: tuple[object, ...] = ()
         self._scheduled = False
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
@@ -141,6 +146,17 @@ class EndpointControl:
         await worker.ended.wait()
         return True
 
+    def _glance(self) -> None:
+        """Tell who watches that it looks different now; most turns change nothing that is shown."""
+        core, starting = self.queue.core, self.status.starting()
+        looks = (
+            self.status.note(), core.waiting, core.in_progress(), [w.state for w in self.live_workers()],
+            starting.timer.current if starting else None,
+        )  # fmt: skip
+        if looks != self._looks:
+            self._looks = looks
+            self._services.pulse.touch(self.id)
+
     def live_workers(self) -> list[WorkerControl]:
         return [w for w in self.workers.values() if w.live]
 
@@ -168,7 +184,7 @@ class EndpointControl:
 
     def _tick(self) -> None:
         self._scheduled = False
-        self.status.note()
+        self._glance()
         now = self._services.clock.elapsed()
         self._end_stale()
         serving = [w for w in self.live_workers() if w.state in ("idle", "running")]

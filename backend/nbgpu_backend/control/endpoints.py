@@ -234,6 +234,7 @@ class Endpoints:
         )
         await self._services.state.commit(change, draft)
         self._by_id.pop(control.id, None)
+        self._services.pulse.forget(control.id)
         if self._by_name.get(control.name) is control:
             del self._by_name[control.name]
 

@@ -18,6 +18,7 @@ from nbgpu_backend.hub.fetcher import Fetcher
 from nbgpu_backend.providers.base import WorkerHost
 from nbgpu_backend.store.database import Database
 from nbgpu_backend.store.state import State
+from nbgpu_backend.telemetry.pulse import Pulse
 from nbgpu_backend.telemetry.recorder import Recorder
 
 
@@ -29,6 +30,7 @@ class Services:
     state: State
     telemetry: Database
     recorder: Recorder
+    pulse: Pulse
     ledger: Ledger
     provider: WorkerHost
     fetcher: Fetcher

@@ -1,22 +1,25 @@
-"""Where the gateway's records go: the telemetry writer, and the endpoint's count."""
+"""Where the gateway's records go: the telemetry writer, the endpoint's count, and its pulse."""
 
 from __future__ import annotations
 
 from nbgpu_backend.control.endpoints import Endpoints
 from nbgpu_backend.serving.target import Record
+from nbgpu_backend.telemetry.pulse import Pulse
 from nbgpu_backend.telemetry.recorder import Recorder
 
 
 class RecordSink:
     """Implements serving.target.Sink."""
 
-    def __init__(self, endpoints: Endpoints, recorder: Recorder) -> None:
+    def __init__(self, endpoints: Endpoints, recorder: Recorder, pulse: Pulse) -> None:
         self._endpoints = endpoints
         self._recorder = recorder
+        self._pulse = pulse
 
     def request(self, record: Record) -> None:
         if (control := self._endpoints.by_id(record.endpoint_id)) is not None:
             control.requests_total += 1
+            self._pulse.request(record.endpoint_id, record.status, record.total_s * 1000)
         self._recorder.request(
             {
                 "id": record.id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from datetime import UTC, datetime
 
 from nbgpu_backend.control.endpoint import EndpointControl
@@ -33,6 +34,10 @@ def camel(name: str) -> str:
     return re.sub(r"_([a-z])", lambda m: m[1].upper(), name)
 
 
+def base_url(control: EndpointControl, services: Services) -> str:
+    return f"{services.url}/v2/{control.name}/openai/v1"
+
+
 def endpoint_view(
     control: EndpointControl,
     services: Services,
@@ -60,7 +65,7 @@ def endpoint_view(
         state=control.status.state(),
         reason=control.status.reason(),
         version=record.version,
-        base_url=f"{services.url}/v2/{record.name}/openai/v1",
+        base_url=base_url(control, services),
         queued=control.queue.core.waiting,
         held=control.queue.core.in_progress(),
         workers=[worker_view(w, services) for w in control.live_workers()],
@@ -161,23 +166,36 @@ def worker_list(control: EndpointControl, services: Services) -> WorkerList:
 
 def endpoint_row(control: EndpointControl, services: Services) -> EndpointRow:
     record, now = control.record, services.clock.now()
-    state = control.status.state()
+    state, reason = control.status.state(), control.status.reason()
+    workers, rate = control.live_workers(), services.ledger.rate_now(record.id)
+    vitals = services.pulse.vitals(record.id)
+    p50, p95 = vitals.quantiles_ms()
     return EndpointRow(
         id=record.id,
         name=record.name,
         model=record.model.ref,
         state=state,
-        reason=control.status.reason().text,
+        reason=reason.text,
         on=record.spec.nbgpu.place.on,
         workers=[
             WorkerRow(id=w.id, pid=w.record.pid, port=w.record.port, state=w.state, tier=w.record.tier)
-            for w in control.live_workers()
+            for w in workers
         ],
         workers_max=record.spec.workers.max,
         queued=control.queue.core.waiting,
         held=control.queue.core.in_progress(),
         requests_total=control.requests_total,
-        rate_per_hour=plain(services.ledger.rate_now(record.id)),
+        rate_per_hour=plain(rate),
         cost_so_far=plain(services.ledger.cost(record.id, now)),
-        idle_but_billing=state == "ready" and services.ledger.rate_now(record.id) > 0,
+        idle_but_billing=state == "ready" and rate > 0,
+        reason_since_us=reason.since_us,
+        workers_by_state=Counter(w.state for w in workers),
+        requests_per_s=vitals.per_second(),
+        p50_ms=p50,
+        p95_ms=p95,
+        spark=vitals.spark(),
+        origin=record.spec.nbgpu.origin.notebook,
+        base_url=base_url(control, services),
+        idle_timeout_s=record.spec.workers.idle_timeout,
+        created_us=record.created_us,
     )  # fmt: skip

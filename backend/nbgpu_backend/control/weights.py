@@ -13,7 +13,10 @@ from nbgpu_backend.schema.endpoints import Fetch
 
 
 class Weights:
-    """`arrived` and `failed` are awaited when the fetch has ended so; `model` is changed before."""
+    """`arrived` and `failed` are awaited when the fetch has ended so; `model` is changed before.
+
+    `moved` is called at each progress in between.
+    """
 
     def __init__(
         self,
@@ -21,12 +24,14 @@ class Weights:
         fetcher: Fetcher,
         arrived: Callable[[], Awaitable[None]],
         failed: Callable[[NbgpuError], Awaitable[None]],
+        moved: Callable[[], None],
     ) -> None:
         self.model = model
         self.error: str | None = None
         self._fetcher = fetcher
         self._arrived = arrived
         self._failed = failed
+        self._moved = moved
         self._plan: FetchPlan | None = None
         self._progress: FetchProgress | None = None
         self._task: asyncio.Task[None] | None = None
@@ -72,6 +77,7 @@ class Weights:
 
     def _note(self, progress: FetchProgress) -> None:
         self._progress = progress
+        self._moved()
 
     def view(self) -> Fetch:
         if self.here:

@@ -1,8 +1,8 @@
-"""`/nbgpu/v1/events`: what happened, with a growing `seq`, as server-sent events."""
+"""`/nbgpu/v1/events`: what happened, with a growing `seq`, as server-sent events; between them beats."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from nbgpu_backend.schema.common import Micros, Model
 
@@ -18,6 +18,14 @@ class Event(Model):
     worker_id: str | None
     text: str
     values: dict[str, Any] = {}
+
+
+class Beat(Model):
+    """Not stored, and without a `seq`: figures have moved. `requests` have ended, or a `state`, a queue or
+    a progress differs from what was last shown."""
+
+    kind: Literal["requests", "state"]
+    endpoint_ids: list[str]
 
 
 class EventList(Model):

@@ -33,6 +33,16 @@ class EndpointRow(Model):
     rate_per_hour: Dollars
     cost_so_far: Dollars
     idle_but_billing: bool
+    reason_since_us: Micros
+    workers_by_state: dict[str, int]
+    requests_per_s: float = Field(description="ended in the last minute, refused ones too")
+    p50_ms: float | None = Field(description="total time of answered requests, last 15 minutes")
+    p95_ms: float | None
+    spark: list[int] = Field(description="requests per 5 s of the last 5 minutes, oldest first")
+    origin: str | None = Field(description="the notebook that made it")
+    base_url: str
+    idle_timeout_s: int
+    created_us: Micros
 
 
 class Orphan(Model):
@@ -43,6 +53,7 @@ class Orphan(Model):
 
 
 class Summary(Model):
+    at_us: Micros
     per_hour: Dollars
     spent_today: Dollars
     idle_but_billing: list[str] = Field(description="names of endpoints")

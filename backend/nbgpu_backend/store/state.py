@@ -35,9 +35,7 @@ class Draft:
 
 
 class Listener(Protocol):
-    def __call__(self, event: Event | None) -> None:
-        """None: no more events will come."""
-        ...
+    def __call__(self, event: Event) -> None: ...
 
 
 class State:
@@ -51,11 +49,6 @@ class State:
         """Call `listener` with every event once it is committed; returns how to stop that."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
-
-    def hang_up(self) -> None:
-        """Tell every listener that no more events will come."""
-        for listener in list(self._listeners):
-            listener(None)
 
     async def commit(
         self, change: Callable[[Connection], None] | None, *drafts: Draft
@@ -81,14 +74,14 @@ class State:
             query = query.where(events.c.endpoint_id == endpoint_id)
         return await self.database.read(lambda c: [_event(r) for r in c.execute(query).mappings()])
 
-    async def last_events(self, endpoint_id: str, limit: int) -> list[Event]:
+    async def last_events(
+        self, endpoint_id: str | None, limit: int, *, since: int = 0
+    ) -> list[Event]:
         """Newest first."""
-        query = (
-            select(events)
-            .where(events.c.endpoint_id == endpoint_id)
-            .order_by(events.c.seq.desc())
-            .limit(limit)
-        )
+        query = select(events).where(events.c.seq > since).order_by(events.c.seq.desc())
+        query = query.limit(limit)
+        if endpoint_id is not None:
+            query = query.where(events.c.endpoint_id == endpoint_id)
         return await self.database.read(lambda c: [_event(r) for r in c.execute(query).mappings()])
 
     async def rows(self, query: Any) -> Sequence[dict[str, Any]]:

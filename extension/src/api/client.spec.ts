@@ -1,0 +1,50 @@
+import { ServerConnection } from '@jupyterlab/services';
+import { expect, test } from 'vitest';
+import { Client } from './client';
+
+function client(...answers: Response[]) {
+  const requests: Request[] = [];
+  const fetch = (request: Request): Promise<Response> => {
+    requests.push(request);
+    return Promise.resolve(answers.shift() ?? new Response('{}'));
+  };
+  const settings = ServerConnection.makeSettings({
+    baseUrl: 'http://hub/user/ada/',
+    fetch: fetch as typeof globalThis.fetch
+  });
+  return { client: new Client(settings), requests };
+}
+
+test('addresses lie under the base URL, also with a prefix', async () => {
+  const { client: found, requests } = client();
+  await found.changes(7);
+  expect(requests[0]?.url).toContain('http://hub/user/ada/nbgpu/api/nbgpu/v1/changes?since=7');
+});
+
+test('no token of the backend is sent', async () => {
+  const { client: found, requests } = client();
+  await found.act('chat', 'stop');
+  const request = requests[0]!;
+  expect(request.url).toContain('nbgpu/api/v2/serverless/chat/action');
+  expect(request.headers.get('Authorization') ?? '').not.toContain('Bearer');
+  expect(await request.json()).toEqual({ action: 'stop' });
+});
+
+test('a question asks for a stream with its progress', async () => {
+  const { client: found, requests } = client(new Response('data: {"choices": [{"delta": {"content": "hi"}}]}\n\n'));
+  const said: string[] = [];
+  const question = { text: 'Hello?', raw: false, maxTokens: 8 };
+  for await (const piece of found.ask('chat', question, new AbortController().signal)) {
+    said.push(piece.kind === 'text' ? piece.text : '');
+  }
+  const request = requests[0]!;
+  expect(said).toEqual(['hi']);
+  expect(request.headers.get('X-Nbgpu-Progress')).toBe('1');
+  expect(await request.json()).toMatchObject({ stream: true, messages: [{ role: 'user', content: 'Hello?' }] });
+});
+
+test('a refusal is a Failure with the sentence', async () => {
+  const body = JSON.stringify({ detail: 'There is no endpoint.', nbgpu: { what: 'There is no endpoint.' } });
+  const { client: found } = client(new Response(body, { status: 404 }));
+  await expect(found.remove('x')).rejects.toThrow('There is no endpoint.');
+});

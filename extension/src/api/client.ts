@@ -1,0 +1,96 @@
+import { URLExt } from '@jupyterlab/coreutils';
+import { ServerConnection } from '@jupyterlab/services';
+import { Piece, pieces } from './answer';
+import { Failure, failure, ofResponse } from './problem';
+import type { Changes, Endpoint, Settings } from './schema';
+
+/** What a deploy asks for: the part of a create request that the panel sets. */
+export interface Deploy {
+  name: string;
+  workers: { min: number; max: number; idleTimeout: number };
+  nbgpu: { model: string; place: { on: string }; cwd?: string };
+}
+
+export interface Question {
+  text: string;
+  /** continue the text as it stands, for models that know no chat */
+  raw: boolean;
+  maxTokens: number;
+}
+
+/** The backend, by way of Jupyter: it adds the token, so that none is here. */
+export class Client {
+  constructor(private readonly _settings = ServerConnection.makeSettings()) {}
+
+  /** What happened after `since`, and how things stand; null: a snapshot. */
+  async changes(since: number | null): Promise<Changes> {
+    const query = since === null ? '' : `?since=${since}`;
+    return (await this._json('GET', `nbgpu/v1/changes${query}`)) as Changes;
+  }
+
+  async create(body: Deploy): Promise<Endpoint> {
+    return (await this._json('POST', 'v2/serverless', body)) as Endpoint;
+  }
+
+  async act(name: string, action: 'start' | 'stop'): Promise<Endpoint> {
+    return (await this._json('POST', `v2/serverless/${encodeURIComponent(name)}/action`, {
+      action
+    })) as Endpoint;
+  }
+
+  async remove(name: string): Promise<void> {
+    await this._send('DELETE', `v2/serverless/${encodeURIComponent(name)}`);
+  }
+
+  async settings(): Promise<Settings> {
+    return (await this._json('GET', 'nbgpu/v1/settings')) as Settings;
+  }
+
+  /** Stream an answer; what it waits for comes first. */
+  async *ask(name: string, question: Question, signal: AbortSignal): AsyncGenerator<Piece> {
+    const { text, raw, maxTokens } = question;
+    const route = raw ? 'completions' : 'chat/completions';
+    const prompt = raw ? { prompt: text } : { messages: [{ role: 'user', content: text }] };
+    const response = await this._send(
+      'POST',
+      `v2/${encodeURIComponent(name)}/openai/v1/${route}`,
+      { model: name, stream: true, max_tokens: maxTokens, ...prompt },
+      { signal, headers: { 'X-Nbgpu-Progress': '1', Accept: 'text/event-stream' } }
+    );
+    if (!response.body) {
+      throw new Failure('The answer is empty.', 'Ask again.');
+    }
+    yield* pieces(response.body);
+  }
+
+  private async _json(method: string, path: string, body?: unknown): Promise<unknown> {
+    return (await this._send(method, path, body)).json();
+  }
+
+  private async _send(
+    method: string,
+    path: string,
+    body?: unknown,
+    more: { signal?: AbortSignal; headers?: Record<string, string> } = {}
+  ): Promise<Response> {
+    const url = URLExt.join(this._settings.baseUrl, 'nbgpu/api', path);
+    const init: RequestInit = { method, ...more };
+    if (body !== undefined) {
+      init.body = JSON.stringify(body);
+      init.headers = { 'Content-Type': 'application/json', ...more.headers };
+    }
+    let response: Response;
+    try {
+      response = await ServerConnection.makeRequest(url, init, this._settings);
+    } catch (thrown) {
+      if (more.signal?.aborted) {
+        throw thrown;
+      }
+      throw failure(thrown);
+    }
+    if (!response.ok) {
+      throw await ofResponse(response);
+    }
+    return response;
+  }
+}

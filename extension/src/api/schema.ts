@@ -1,0 +1,288 @@
+// Written by scripts/schema.py from nbgpu_backend.schema: do not edit.
+
+/** A difference that a converging deploy found. */
+export interface Change {
+  field: string;
+  old: unknown;
+  new: unknown;
+}
+
+/** The events after `since`, oldest first, and how things stand now. */
+export interface Changes {
+  /** of the last event: the next `since` */
+  seq: number;
+  /** events were left out: drop what is shown and show these */
+  gap: boolean;
+  events: Event[];
+  summary: Summary;
+}
+
+export interface Endpoint {
+  id: string;
+  name: string;
+  type: 'QUEUE';
+  image: string | null;
+  args: string | null;
+  disk: number | null;
+  env: Record<string, string>;
+  registry: string | null;
+  gpu: Record<string, unknown> | null;
+  requestUrls: RequestUrls;
+  workers: WorkerLimits;
+  scaling: QueueDelay | RequestCount;
+  dataCenterIds: string[];
+  networkVolumes: string[];
+  timeout: number;
+  flashboot: 'OFF';
+  createdAt: string;
+  nbgpu: EndpointStatus;
+}
+
+export interface EndpointRow {
+  id: string;
+  name: string;
+  model: string;
+  state: string;
+  reason: string;
+  on: string;
+  workers: WorkerRow[];
+  workersMax: number;
+  queued: number;
+  held: number;
+  requestsTotal: number;
+  /** decimal text, US dollars */
+  ratePerHour: string;
+  /** decimal text, US dollars */
+  costSoFar: string;
+  idleButBilling: boolean;
+  /** UTC, microseconds since 1970 */
+  reasonSinceUs: number;
+  workersByState: Record<string, number>;
+  /** ended in the last minute, refused ones too */
+  requestsPerS: number;
+  /** total time of answered requests, last 15 minutes */
+  p50Ms: number | null;
+  p95Ms: number | null;
+  /** requests per 5 s of the last 5 minutes, oldest first */
+  spark: number[];
+  /** the notebook that made it */
+  origin: string | null;
+  baseUrl: string;
+  idleTimeoutS: number;
+  /** UTC, microseconds since 1970 */
+  createdUs: number;
+}
+
+/** Our part of an endpoint. */
+export interface EndpointStatus {
+  model: ModelInfo;
+  engine: EngineChoice;
+  engineVersion: string | null;
+  place: Place;
+  policy: Policy;
+  state: 'fetching' | 'asleep' | 'starting' | 'ready' | 'busy' | 'throttled' | 'draining' | 'failed' | 'stopped';
+  reason: Reason;
+  version: number;
+  baseUrl: string;
+  queued: number;
+  held: number;
+  workers: Worker[];
+  lastFailure: Reason | null;
+  /** decimal text, US dollars */
+  ratePerHour: string;
+  /** decimal text, US dollars */
+  costSoFar: string;
+  rateSource: string;
+  requestsTotal: number;
+  typicalColdStartS: number | null;
+  origin: Origin;
+  tags: Record<string, string>;
+  /** UTC, microseconds since 1970 */
+  createdUs: number;
+  outcome: 'created' | 'attached' | 'changed' | null;
+  changes: Change[];
+}
+
+export interface EngineChoice {
+  name: 'vllm' | 'command';
+  options: string[];
+}
+
+/** `kind` is `subject.what` (`worker.ready`); `text` says it in words for a person. */
+export interface Event {
+  seq: number;
+  /** UTC, microseconds since 1970 */
+  atUs: number;
+  kind: string;
+  endpointId: string | null;
+  endpoint: string | null;
+  workerId: string | null;
+  text: string;
+  values: Record<string, unknown>;
+}
+
+/** Weights on their way. `state`: `done`, `running`, `failed`. */
+export interface Fetch {
+  state: 'done' | 'running' | 'failed';
+  bytesDone: number;
+  bytesTotal: number;
+  secondsLeft: number | null;
+  error: string | null;
+}
+
+export interface ModelInfo {
+  ref: string;
+  source: 'hub' | 'directory' | 'library' | 'none';
+  revision: string | null;
+  path: string | null;
+  bytes: number;
+  fetch: Fetch;
+}
+
+/** Where something was asked for: kept with every resource and request. */
+export interface Origin {
+  notebook: string | null;
+  session: string | null;
+  scope: string | null;
+}
+
+/** An instance of this installation without a row: shown, billed, ended after a grace. */
+export interface Orphan {
+  name: string;
+  pid: number | null;
+}
+
+export interface Phase {
+  name: string;
+  seconds: number;
+}
+
+export interface Place {
+  on: string;
+  cpu: number | null;
+  gpu: string[];
+}
+
+/** Limits of one request, in seconds, and of the queue, in requests. */
+export interface Policy {
+  /** longest wait for a worker */
+  holdS: number;
+  /** of a stream, from the worker */
+  firstByteS: number;
+  /** without an answer of /health */
+  unhealthyS: number;
+  /** longest start of a worker */
+  startS: number;
+  /** first comment of a held stream, and the pause between */
+  heartbeatS: number;
+  queueMax: number;
+}
+
+/** RFC 9457, as REST v2 sends it, with our code and next step. */
+export interface Problem {
+  type: string;
+  title: string;
+  status: number;
+  detail: string;
+  errors: string[];
+  nbgpu: Record<string, unknown>;
+}
+
+export interface QueueDelay {
+  type: 'QUEUE_DELAY';
+  /** seconds */
+  queueDelay: number;
+}
+
+/** Why something is in the state that it is in. */
+export interface Reason {
+  code: string;
+  text: string;
+  /** UTC, microseconds since 1970 */
+  sinceUs: number;
+  values: Record<string, unknown>;
+}
+
+export interface RequestCount {
+  type: 'REQUEST_COUNT';
+  requestCount: number;
+}
+
+export interface RequestUrls {
+  run: string;
+  runSync: string;
+  status: string;
+  stream: string;
+  cancel: string;
+  retry: string;
+  purgeQueue: string;
+  health: string;
+}
+
+/** What the backend is set to. `rates` maps a place to dollars an hour (decimal text). */
+export interface Settings {
+  rates: Record<string, string>;
+  rateSources: Record<string, string>;
+}
+
+export interface Summary {
+  /** UTC, microseconds since 1970 */
+  atUs: number;
+  /** decimal text, US dollars */
+  perHour: string;
+  /** decimal text, US dollars */
+  spentToday: string;
+  /** names of endpoints */
+  idleButBilling: string[];
+  endpoints: EndpointRow[];
+  orphans: Orphan[];
+}
+
+export interface Worker {
+  id: string;
+  status: 'RUNNING' | 'IDLE' | 'INITIALIZING' | 'THROTTLED' | 'UNHEALTHY';
+  isStale: boolean;
+  version: number | null;
+  gpuCount: number;
+  image: string | null;
+  uptimeSeconds: number | null;
+  gpuTypeId: string | null;
+  dataCenterId: string | null;
+  startedAt: string | null;
+  nbgpu: WorkerExtras;
+}
+
+export interface WorkerExtras {
+  state: 'initializing' | 'starting' | 'idle' | 'running' | 'parked' | 'draining' | 'throttled' | 'unhealthy' | 'stopped';
+  pid: number | null;
+  port: number | null;
+  tier: string;
+  generation: number;
+  place: string;
+  reason: Reason;
+  /** requests in progress */
+  held: number;
+  phases: Phase[];
+  readySeconds: number | null;
+  /** decimal text, US dollars */
+  ratePerHour: string;
+  /** decimal text, US dollars */
+  costSoFar: string;
+  /** last log lines of one that failed */
+  tail: string[];
+}
+
+export interface WorkerLimits {
+  min: number;
+  max: number;
+  /** seconds */
+  idleTimeout: number;
+}
+
+export interface WorkerRow {
+  id: string;
+  pid: number | null;
+  port: number | null;
+  state: string;
+  tier: string;
+}

@@ -1,0 +1,13 @@
+/** One plugin a concern. `core` and `cells` are what the others share; other extensions may ask for them too. */
+import { cells } from './plugins/cells';
+import { commands } from './plugins/commands';
+import { core } from './plugins/core';
+import { launcher } from './plugins/launcher';
+import { notifications } from './plugins/notifications';
+import { panel } from './plugins/panel';
+import { settings } from './plugins/settings';
+import { statusbar } from './plugins/statusbar';
+
+export { ICells, INbgpu, IPresentation } from './tokens';
+
+export default [core, cells, settings, commands, panel, launcher, statusbar, notifications];

@@ -1,0 +1,83 @@
+import { ISignal, Signal } from '@lumino/signaling';
+import type { Client, Deploy } from '../api/client';
+import { Failure, failure } from '../api/problem';
+import type { State } from './state';
+
+export type Doing = 'stopping' | 'starting' | 'deleting';
+
+/** Stops that run at one time: each may wait for a worker to end. */
+const AT_ONCE = 4;
+
+/** What can be done to endpoints, what is being done, and what failed. */
+export class Actions {
+  readonly doing = new Map<string, Doing>();
+  readonly failed = new Map<string, Failure>();
+
+  constructor(
+    private readonly _client: Pick<Client, 'act' | 'create' | 'remove'>,
+    private readonly _state: Pick<State, 'refresh'>
+  ) {}
+
+  get changed(): ISignal<this, void> {
+    return this._changed;
+  }
+
+  /** Throws a Failure. */
+  async deploy(request: Deploy): Promise<void> {
+    try {
+      await this._client.create(request);
+    } catch (thrown) {
+      throw failure(thrown);
+    }
+    await this._state.refresh();
+  }
+
+  start(name: string): Promise<void> {
+    return this._do(name, 'starting', () => this._client.act(name, 'start'));
+  }
+
+  stop(name: string): Promise<void> {
+    return this._do(name, 'stopping', () => this._client.act(name, 'stop'));
+  }
+
+  async stopAll(names: readonly string[]): Promise<void> {
+    const left = [...names];
+    const hand = async (): Promise<void> => {
+      for (let name = left.shift(); name !== undefined; name = left.shift()) {
+        await this.stop(name);
+      }
+    };
+    await Promise.all(Array.from({ length: AT_ONCE }, hand));
+  }
+
+  remove(name: string): Promise<void> {
+    return this._do(name, 'deleting', () => this._client.remove(name));
+  }
+
+  /** The person has read what failed. */
+  forget(name: string): void {
+    if (this.failed.delete(name)) {
+      this._changed.emit();
+    }
+  }
+
+  private async _do(name: string, doing: Doing, act: () => Promise<unknown>): Promise<void> {
+    if (this.doing.has(name)) {
+      return;
+    }
+    this.failed.delete(name);
+    this.doing.set(name, doing);
+    this._changed.emit();
+    try {
+      await act();
+    } catch (thrown) {
+      this.failed.set(name, failure(thrown));
+    } finally {
+      this.doing.delete(name);
+      this._changed.emit();
+    }
+    await this._state.refresh();
+  }
+
+  private readonly _changed = new Signal<this, void>(this);
+}

@@ -1,0 +1,68 @@
+import { ISignal, Signal } from '@lumino/signaling';
+import { Draft, EMPTY } from './deployment';
+import type { Sort } from './order';
+
+/** What the person has set the panel to; the names are of endpoints. */
+export class View {
+  search = '';
+  sort: Sort = 'cost';
+  /** The row that is open. */
+  open: string | null = null;
+  /** The row to bring into view, until it has been. */
+  reveal: string | null = null;
+  selected: ReadonlySet<string> = new Set();
+  /** The deploy form, null while it is closed. */
+  draft: Draft | null = null;
+
+  get changed(): ISignal<this, void> {
+    return this._changed;
+  }
+
+  set(what: Partial<Pick<View, 'search' | 'sort' | 'open' | 'reveal' | 'draft'>>): void {
+    Object.assign(this, what);
+    this._changed.emit();
+  }
+
+  toggle(name: string): void {
+    this.set({ open: this.open === name ? null : name });
+  }
+
+  /** Open a row, whatever the search was, and bring it into view. */
+  show(name: string): void {
+    this.set({ search: '', open: name, reveal: name });
+  }
+
+  edit(change: Partial<Draft>): void {
+    this.set({ draft: { ...(this.draft ?? EMPTY), ...change } });
+  }
+
+  select(names: Iterable<string>): void {
+    this.selected = new Set(names);
+    this._changed.emit();
+  }
+
+  pick(name: string, picked: boolean): void {
+    const names = new Set(this.selected);
+    if (picked) {
+      names.add(name);
+    } else {
+      names.delete(name);
+    }
+    this.select(names);
+  }
+
+  /** Let go of what no longer exists. */
+  keep(names: readonly string[]): void {
+    const there = new Set(names);
+    const left = [...this.selected].filter(name => there.has(name));
+    const open = this.open !== null && there.has(this.open) ? this.open : null;
+    // An endpoint that was just made may not be in the summary yet.
+    if (left.length !== this.selected.size || (open !== this.open && this.reveal === null)) {
+      this.selected = new Set(left);
+      this.open = this.reveal === null ? open : this.open;
+      this._changed.emit();
+    }
+  }
+
+  private readonly _changed = new Signal<this, void>(this);
+}

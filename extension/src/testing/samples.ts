@@ -1,0 +1,54 @@
+/** Answers of the backend for tests: whole ones, of which a test names what it is about. */
+import type { Changes, EndpointRow, Event, Summary } from '../api/schema';
+
+export function row(name: string, more: Partial<EndpointRow> = {}): EndpointRow {
+  return {
+    id: `ep-${name}`,
+    name,
+    model: 'org/model',
+    state: 'asleep',
+    reason: 'no worker runs and nothing waits',
+    on: 'local',
+    workers: [],
+    workersMax: 1,
+    queued: 0,
+    held: 0,
+    requestsTotal: 0,
+    ratePerHour: '0',
+    costSoFar: '0',
+    idleButBilling: false,
+    reasonSinceUs: 1_700_000_000_000_000,
+    workersByState: {},
+    requestsPerS: 0,
+    p50Ms: null,
+    p95Ms: null,
+    spark: Array<number>(60).fill(0),
+    origin: null,
+    baseUrl: `http://127.0.0.1:1/v2/${name}/openai/v1`,
+    idleTimeoutS: 60,
+    createdUs: 1_700_000_000_000_000,
+    ...more
+  };
+}
+
+export function summary(endpoints: EndpointRow[] = [], more: Partial<Summary> = {}): Summary {
+  return { atUs: 0, perHour: '0', spentToday: '0', idleButBilling: [], endpoints, orphans: [], ...more };
+}
+
+export function event(seq: number, more: Partial<Event> = {}): Event {
+  return {
+    seq,
+    atUs: 1_700_000_000_000_000 + seq * 1_000_000,
+    kind: 'worker.ready',
+    endpointId: 'ep-chat',
+    endpoint: 'chat',
+    workerId: null,
+    text: `event ${seq}`,
+    values: {},
+    ...more
+  };
+}
+
+export function changes(seq: number, events: Event[] = [], more: Partial<Changes> = {}): Changes {
+  return { seq, gap: false, events, summary: summary(), ...more };
+}

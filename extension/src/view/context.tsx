@@ -1,0 +1,36 @@
+import * as React from 'react';
+import type { Actions } from '../model/actions';
+import type { Draft } from '../model/deployment';
+import type { State } from '../model/state';
+import type { Trials } from '../model/trial';
+import type { View } from '../model/view';
+import type { Cell } from '../verbs/cell';
+
+/** What the components draw, and whom they tell what was clicked. They ask nobody else. */
+export interface Hands {
+  readonly state: State;
+  readonly actions: Actions;
+  readonly trials: Trials;
+  readonly view: View;
+  /** null where there are no notebooks */
+  readonly insert: ((cell: Cell) => void) | null;
+  readonly copy: (text: string, what: string) => void;
+  /** asks first */
+  readonly remove: (name: string) => void;
+  /** throws a Failure */
+  readonly deploy: (draft: Draft) => Promise<void>;
+  /** The places, with the price of an hour there in words. */
+  readonly places: () => Promise<Map<string, string>>;
+}
+
+const Context = React.createContext<Hands | null>(null);
+
+export const HandsProvider = Context.Provider;
+
+export function useHands(): Hands {
+  const hands = React.useContext(Context);
+  if (!hands) {
+    throw new Error('Draw it inside HandsProvider.');
+  }
+  return hands;
+}

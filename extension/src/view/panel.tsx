@@ -1,0 +1,54 @@
+import { ReactWidget, SidePanel } from '@jupyterlab/ui-components';
+import type { Message } from '@lumino/messaging';
+import * as React from 'react';
+import { gpuIcon } from '../icon';
+import { PANEL } from '../tokens';
+import { Activity } from './activity';
+import { Hands, HandsProvider } from './context';
+import { Endpoints } from './endpoints';
+import { Overview } from './overview';
+
+/** One section: a component with what it draws. */
+function section(hands: Hands, label: string, draw: React.ReactElement): ReactWidget {
+  const widget = ReactWidget.create(<HandsProvider value={hands}>{draw}</HandsProvider>);
+  widget.addClass('nbgpu-Section');
+  widget.title.label = label;
+  return widget;
+}
+
+/** The side panel. It reads when it is seen for the first time. */
+export class Panel extends SidePanel {
+  constructor(private readonly _hands: Hands) {
+    super();
+    this.id = PANEL;
+    this.addClass('nbgpu-Panel');
+    this.title.icon = gpuIcon;
+    this.title.caption = 'GPU endpoints';
+    this.node.setAttribute('role', 'region');
+    this.node.setAttribute('aria-label', 'GPU endpoints');
+    const overview = section(_hands, 'Overview', <Overview />);
+    overview.removeClass('nbgpu-Section');
+    this.header.addWidget(overview);
+    this.addWidget(section(_hands, 'Endpoints', <Endpoints />));
+    this.addWidget(section(_hands, 'Activity', <Activity />));
+    // Endpoints are what one comes for.
+    (this.content as { setRelativeSizes?: (sizes: number[]) => void }).setRelativeSizes?.([2, 1]);
+  }
+
+  protected override onAfterShow(message: Message): void {
+    super.onAfterShow(message);
+    this._hands.state.attend(true);
+  }
+
+  protected override onAfterHide(message: Message): void {
+    super.onAfterHide(message);
+    this._hands.state.attend(false);
+  }
+
+  protected override onAfterAttach(message: Message): void {
+    super.onAfterAttach(message);
+    if (this.isVisible) {
+      this._hands.state.attend(true);
+    }
+  }
+}

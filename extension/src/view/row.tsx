@@ -1,0 +1,197 @@
+import { copyIcon, deleteIcon, runIcon, stopIcon } from '@jupyterlab/ui-components';
+import * as React from 'react';
+import type { EndpointRow } from '../api/schema';
+import { costAt, moves, rateAt, sparkAt, workersText } from '../model/figures';
+import { clock, dollars, latency, perHour, perSecond, plural, span } from '../model/format';
+import { cell, example } from '../verbs/cell';
+import { useHands } from './context';
+import { useChanges, useNow } from './hooks';
+import { Mark } from './mark';
+import { Act, Trouble } from './parts';
+import { Spark } from './spark';
+import { TryIt } from './tryit';
+
+/** An endpoint: what it does and costs; open, what can be done with it. */
+export function Endpoint(props: { row: EndpointRow }): React.ReactElement {
+  const { row } = props;
+  const { state, actions, view } = useHands();
+  useChanges(actions.changed, view.changed);
+  const open = view.open === row.name;
+  const doing = actions.doing.get(row.name);
+  const failed = actions.failed.get(row.name);
+  const said = doing ? `${doing}…` : row.state;
+  return (
+    <div className={`nbgpu-Row${open ? ' nbgpu-mod-open' : ''}`} data-endpoint={row.name}>
+      <div className="nbgpu-Row-top">
+        <input
+          type="checkbox"
+          className="nbgpu-Row-pick"
+          aria-label={`Select ${row.name}`}
+          checked={view.selected.has(row.name)}
+          onChange={event => view.pick(row.name, event.currentTarget.checked)}
+        />
+        <div className="nbgpu-Row-body">
+          <div className="nbgpu-Row-line">
+            <button
+              type="button"
+              className="nbgpu-Row-head"
+              data-head
+              aria-expanded={open}
+              aria-label={`${row.name}, ${said}`}
+              title={row.name}
+              onClick={() => view.toggle(row.name)}
+            >
+              <Mark state={doing ? 'draining' : row.state} />
+              <span className="nbgpu-Row-name">{row.name}</span>
+            </button>
+            <Cost row={row} at={state.summaryAt} watched={state.attentive} />
+          </div>
+          <p className="nbgpu-Row-reason" title={`${row.reason} (since ${clock(row.reasonSinceUs)})`}>
+            <b>{said}</b>: {row.reason}
+          </p>
+          <Figures row={row} at={state.summaryAt} watched={state.attentive} />
+        </div>
+      </div>
+      {failed && <Trouble failure={failed} onClose={() => actions.forget(row.name)} />}
+      {open && <Details row={row} busy={doing !== undefined} />}
+    </div>
+  );
+}
+
+interface Figured {
+  row: EndpointRow;
+  at: number;
+  watched: boolean;
+}
+
+function Cost({ row, at, watched }: Figured): React.ReactElement {
+  const rate = Number(row.ratePerHour);
+  const now = useNow(watched && rate > 0);
+  return (
+    <span className="nbgpu-Row-cost" title={`so far${rate > 0 ? `, now ${perHour(rate)}` : ''}`}>
+      {dollars(costAt(row, at, now))}
+    </span>
+  );
+}
+
+function Figures({ row, at, watched }: Figured): React.ReactElement {
+  const now = useNow(watched && moves(row), 5000);
+  const rate = rateAt(row, at, now);
+  return (
+    <div className="nbgpu-Row-figures">
+      <span className="nbgpu-Row-numbers">
+        <span title="workers by state">{workersText(row)}</span>
+        {row.queued > 0 && <span title="requests that wait">{row.queued} waiting</span>}
+        <span title="requests a second, in the last minute">{perSecond(rate)}</span>
+        {row.p50Ms !== null && (
+          <span title="half of the requests took at most so long, 95 of 100 the second (last 15 min)">
+            {latency(row.p50Ms)} / {latency(row.p95Ms)}
+          </span>
+        )}
+      </span>
+      <Spark counts={sparkAt(row.spark, at, now)} label={`requests of ${row.name} in the last 5 minutes`} />
+    </div>
+  );
+}
+
+function Details({ row, busy }: { row: EndpointRow; busy: boolean }): React.ReactElement {
+  const { actions, copy, insert, remove } = useHands();
+  const { name } = row;
+  const rested = row.state === 'stopped' || row.state === 'failed';
+  const place = `${row.on}, at most ${plural(row.workersMax, 'worker')}, stops after ${span(row.idleTimeoutS)} idle`;
+  return (
+    <div className="nbgpu-Details" role="region" aria-label={`Details of ${name}`}>
+      <TryIt name={name} stopped={row.state === 'stopped'} />
+      <div className="nbgpu-Buttons">
+        {rested ? (
+          <Act
+            label="Start"
+            about={`Start ${name}`}
+            icon={runIcon}
+            disabled={busy}
+            onClick={() => void actions.start(name)}
+            cell={() => cell('start', { name })}
+          />
+        ) : (
+          <Act
+            label="Stop"
+            about={`Stop ${name}`}
+            icon={stopIcon}
+            disabled={busy}
+            onClick={() => void actions.stop(name)}
+            cell={() => cell('stop', { name })}
+          />
+        )}
+        <Act
+          label="Delete"
+          about={`Delete ${name}`}
+          icon={deleteIcon}
+          disabled={busy}
+          danger
+          onClick={() => remove(name)}
+          cell={() => cell('delete', { name })}
+        />
+        <Act
+          label="Copy call"
+          about={`Copy a call of ${name} in Python`}
+          icon={copyIcon}
+          onClick={() => copy(example(name).source, 'The call')}
+          cell={() => example(name)}
+        />
+        {insert && (
+          <span className="nbgpu-Cells" role="group" aria-label={`Insert about ${name} as cell`}>
+            As cell:
+            {(['why', 'logs', 'chart'] as const).map(verb => (
+              <button
+                key={verb}
+                type="button"
+                className="nbgpu-Chip"
+                title={`Insert as cell: %gpu ${verb} ${name}`}
+                aria-label={`Insert as cell: ${verb} ${name}`}
+                onClick={() => insert(cell(verb, verb === 'chart' ? { name, kind: 'latency' } : { name }))}
+              >
+                {verb}
+              </button>
+            ))}
+          </span>
+        )}
+      </div>
+      <dl className="nbgpu-Facts">
+        <Fact name="model" text={row.model || 'a command'} />
+        <Fact name="runs on" text={place} />
+        <Fact name="made in" text={row.origin?.split('/').pop() ?? 'no notebook'} title={row.origin} />
+        {row.p50Ms !== null && (
+          <Fact
+            name="latency"
+            text={`half within ${latency(row.p50Ms)}, 95 of 100 within ${latency(row.p95Ms)}`}
+          />
+        )}
+        <Fact name="requests" text={row.requestsTotal.toLocaleString('en-US')} />
+        <div>
+          <dt>base URL</dt>
+          <dd className="nbgpu-Url" title={row.baseUrl}>
+            <code>{row.baseUrl}</code>
+            <button
+              type="button"
+              className="nbgpu-Chip"
+              aria-label={`Copy the base URL of ${name}`}
+              onClick={() => copy(row.baseUrl, 'The base URL')}
+            >
+              copy
+            </button>
+          </dd>
+        </div>
+      </dl>
+    </div>
+  );
+}
+
+function Fact(props: { name: string; text: string; title?: string | null }): React.ReactElement {
+  const { name, text } = props;
+  return (
+    <div>
+      <dt>{name}</dt>
+      <dd title={props.title ?? text}>{text}</dd>
+    </div>
+  );
+}

@@ -1,0 +1,35 @@
+import { ReactWidget } from '@jupyterlab/ui-components';
+import * as React from 'react';
+import { gpuIcon } from '../icon';
+import { perHour, plural } from '../model/format';
+import type { State } from '../model/state';
+import { useChanges } from './hooks';
+
+/** `$0.10/h` in the status bar; a click opens the panel. */
+export function Status(props: { state: State; open: () => void }): React.ReactElement {
+  const { state, open } = props;
+  useChanges(state.changed);
+  const { summary } = state;
+  const idle = summary?.idleButBilling.length ?? 0;
+  const down = state.connection === 'down';
+  const title = !summary
+    ? 'GPU endpoints: open the panel to see them'
+    : `GPU endpoints: ${perHour(summary.perHour)} now` + (idle ? `, ${plural(idle, 'endpoint')} idle but billing` : '');
+  return (
+    <button
+      type="button"
+      className={`nbgpu-Status${idle > 0 ? ' nbgpu-mod-warn' : ''}`}
+      title={down ? 'GPU endpoints: the backend does not answer' : title}
+      onClick={open}
+    >
+      <gpuIcon.react tag="span" className="nbgpu-Icon" width="14px" height="14px" />
+      <span>{!summary ? 'GPU' : down ? 'GPU –' : perHour(summary.perHour)}</span>
+    </button>
+  );
+}
+
+export function statusItem(state: State, open: () => void): ReactWidget {
+  const item = ReactWidget.create(<Status state={state} open={open} />);
+  item.addClass('jp-mod-highlighted');
+  return item;
+}

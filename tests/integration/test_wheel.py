@@ -1,0 +1,50 @@
+"""The wheel, in a clean environment on a machine without Node."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.backend import CLONE
+
+BUILT = CLONE / "extension" / "nbgpu_lab" / "labextension" / "package.json"
+
+
+def run(*argv: str | Path, path: str | None = None) -> str:
+    environment = {**os.environ, "PATH": path} if path else None
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return re.sub(r"\x1b\[\d+m", "", done.stdout + done.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_wheel_brings_the_panel_to_a_machine_without_node(tmp_path: Path) -> None:
+    if not BUILT.exists():
+        pytest.skip("the front end is not built: run `make front-end` where npm is")
+    run(
+        sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, CLONE
+    )
+    (wheel,) = tmp_path.glob("nbgpu-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert any(n.endswith("nbgpu_backend/shim.py") for n in names)
+    assert any(n.endswith("nbgpu/verbs.json") for n in names)
+    assert any(n.endswith("migrations/state/versions/0001_first.py") for n in names)
+    assert not any("tests/" in n or n.endswith(".tsx") for n in names)
+    clean = tmp_path / "clean"
+    venv.create(clean, with_pip=True)
+    without_node = f"{clean}/bin:/bin"
+    constraints = ("--constraint", CLONE / "constraints.txt")
+    run(clean / "bin/python", "-m", "pip", "install", "--quiet", *constraints, f"{wheel}[lab]", path=without_node)  # fmt: skip
+    front = run(clean / "bin/jupyter", "labextension", "list", path=without_node)
+    assert "nbgpu v0.1.0" in front and "enabled" in front and "OK" in front
+    server = run(clean / "bin/jupyter", "server", "extension", "list", path=without_node)
+    assert "nbgpu_lab enabled" in server and "nbgpu_lab 0.1.0 OK" in server
+    assert "0.1.0" in run(clean / "bin/nbgpu", "--version", path=without_node)

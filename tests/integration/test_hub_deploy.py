@@ -73,6 +73,12 @@ def wait_done(backend: BackendProcess) -> None:
     assert (Path(found["path"]) / WEIGHTS).read_bytes() == FILES[WEIGHTS]
 
 
+def children(backend: BackendProcess) -> list[int]:
+    """Its living child processes: while nothing else goes on, the fetch."""
+    pid = backend.backend.pid
+    return [row.pid for row in procfs.processes() if row.alive and row.ppid == pid]
+
+
 def test_deploy_answers_at_once_and_a_request_is_held_until_the_weights_are_here(
     hub: Hub, backend: BackendProcess
 ) -> None:
@@ -148,8 +154,10 @@ def test_what_the_hub_does_not_have_is_told_and_stores_nothing(
 def test_the_next_backend_goes_on_where_a_killed_one_was(hub: Hub, backend: BackendProcess) -> None:
     deploy(backend)
     wait_part(backend)
+    (child,) = children(backend)
     backend.kill()
-    hub.rate = None
+    until(lambda: runtime.start_time(child) is None)
+    hub.rate = None  # now, or what it still sends to the dead one would count
     backend.start()
     assert backend.chat("small").status_code == 200
     wait_done(backend)
@@ -243,11 +251,9 @@ def restart(backend: BackendProcess, hub: str, monkeypatch: pytest.MonkeyPatch) 
 def test_deleting_ends_the_fetch(hub: Hub, backend: BackendProcess) -> None:
     deploy(backend)
     wait_part(backend)
-    pid = backend.backend.pid
-    children = [row.pid for row in procfs.processes() if row.alive and row.ppid == pid]
-    assert len(children) == 1
+    (child,) = children(backend)
     assert backend.http.delete("/v2/serverless/small").status_code == 204
-    assert runtime.start_time(children[0]) is None
+    assert runtime.start_time(child) is None
     assert hub.served[WEIGHTS] < len(FILES[WEIGHTS])
 
 

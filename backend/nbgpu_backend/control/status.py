@@ -72,11 +72,12 @@ class Status:
         """What a waiting request waits for."""
         reason, starting = self.reason(), self.starting()
         waited = max(0, self._clock.now() - reason.since_us) / 1e6
+        waking = self._shown == "asleep"  # the request came in this very turn
         return {
-            "state": self._shown,
-            "text": reason.text,
+            "state": "starting" if waking else self._shown,
+            "text": WORDS["starting"] if waking else reason.text,
             "phase": starting.timer.current if starting else None,
-            "elapsed_s": round(starting.age() if starting else waited, 1),
+            "elapsed_s": 0.0 if waking else round(starting.age() if starting else waited, 1),
             "typical_s": self.typical_cold_start_s(),
             "cost": cost,
         }

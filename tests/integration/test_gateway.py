@@ -110,7 +110,8 @@ def test_a_worker_that_dies_before_the_first_byte_costs_the_client_nothing(
         answer = waiting.result()
     assert answer.status_code == 200
     assert answer.headers["x-nbgpu-worker"] != first
-    assert shared_backend.records("phoenix", 2)[1]["retries"] == 1
+    record = shared_backend.records("phoenix", 2)[1]
+    assert record["retries"] == 1 and record["cold"] and record["start_ms"] > 0
     history = shared_backend.get("/nbgpu/v1/why/phoenix")["history"]
     assert any("killed by signal 9" in line for line in history)
 

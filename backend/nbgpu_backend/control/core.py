@@ -93,7 +93,8 @@ class Core:
         for work in (self._keep_alive(), self._measure_lag(), self._prune()):
             self._tasks.append(asyncio.create_task(_forever(work)))
         for control in self.endpoints.all():
-            control.weights.start()
+            if not control.record.stopped:
+                control.weights.start()
             control.wake()
 
     def hang_up(self) -> None:

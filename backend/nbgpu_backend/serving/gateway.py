@@ -250,7 +250,8 @@ class _Request:
         record, now = self._record, self._clock.elapsed()
         record.worker_id, record.rate = worker.id, worker.rate
         record.queue_s = now - self._arrived
-        if worker.ready > self._arrived:
+        record.cold = worker.ready > self._arrived  # also where a ready one died in between
+        if record.cold:
             record.start_s = worker.ready - max(self._arrived, worker.launched)
             record.phases = worker.phases
         mark = worker.take(now)

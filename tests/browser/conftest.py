@@ -24,8 +24,10 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    """Of this folder alone: while Playwright is there, its event loop counts as running, and asyncio
+    tests cannot run."""
     if not CHROMIUM.exists():
         pytest.skip("there is no /usr/bin/chromium: install Debian's package chromium")
     if not (BUILT / "package.json").exists() or not AXE.exists():

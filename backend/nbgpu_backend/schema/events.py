@@ -26,8 +26,3 @@ class Beat(Model):
 
     kind: Literal["requests", "state"]
     endpoint_ids: list[str]
-
-
-class EventList(Model):
-    events: list[Event]
-    last_seq: int

@@ -35,6 +35,7 @@ test-front-end: $(FRONT_END_TESTED)
 lab: setup-dev front-end
 	@mkdir -p $(VENV)/labextensions && ln -sfn $(CURDIR)/$(EXT)/nbgpu_lab/labextension $(VENV)/labextensions/nbgpu
 	NBGPU_HOME=$${NBGPU_HOME:-$(CURDIR)/.nbgpu} $(VENV)/bin/jupyter lab --notebook-dir=notebooks \
+	    $(if $(filter 0,$(shell id -u)),--allow-root) \
 	    --ServerApp.jpserver_extensions="{'nbgpu_lab': True}" \
 	    --LabApp.extra_labextensions_path=$(CURDIR)/$(VENV)/labextensions
 

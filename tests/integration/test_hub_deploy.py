@@ -195,7 +195,7 @@ def test_why_says_that_the_weights_are_missing_after_a_failed_fetch(
     wait_part(backend)
     hub.status = 503
     hub.cut_once_after(0)
-    until(lambda: fetch(backend)["state"] == "failed")
+    until(lambda: fetch(backend)["state"] == "failed", within=60)
     why = backend.get("/nbgpu/v1/why/small")
     assert f"503 for {REPO}" in why["reason"]["text"]
     assert any("could not be fetched" in line for line in why["history"])

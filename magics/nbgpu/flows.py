@@ -55,16 +55,15 @@ def _weights(
     outcome, changes = found.nbgpu.outcome, found.nbgpu.changes
     waited = False
     while found.nbgpu.model.fetch.state == "running":
-        fetch = found.nbgpu.model.fetch
+        fetch, share = found.nbgpu.model.fetch, None
         parts = [f"{found.name}: fetching {found.nbgpu.model.ref}, {size(fetch.bytes_done)}"]
         if fetch.bytes_total:
-            parts[0] += (
-                f" of {size(fetch.bytes_total)} ({fetch.bytes_done / fetch.bytes_total:.0%})"
-            )
+            share = fetch.bytes_done / fetch.bytes_total
+            parts[0] += f" of {size(fetch.bytes_total)} ({share:.0%})"
         if fetch.seconds_left is not None:
             parts.append(f"{span(fetch.seconds_left)} left")
         parts += [f"{span(time.monotonic() - began)} so far", "$0", "interrupt to cancel"]
-        line.update(" · ".join(parts))
+        line.update(" · ".join(parts), share)
         waited = True
         time.sleep(POLL_S)
         found = client.send(
@@ -207,7 +206,7 @@ def ask(client: Client, call: Call) -> Answer:
     try:
         for event in _events(client, call, answer):
             if isinstance(event, Progress):
-                show.wait(event.line(call.about))
+                show.wait(event.line(call.about), event.share())
             else:
                 show.piece(answer, event)
     except KeyboardInterrupt:

@@ -1,7 +1,9 @@
 """One live line while something takes time (stdlib only; IPython where it runs already).
 
 In a notebook it is one output that is updated in place, so that an executed notebook keeps its last
-state only. On a terminal it is one line that is written over. Elsewhere (a log, a pipe) it is a plain
+state only. Its bar is HTML's own `<progress>` and no widget: a widget's last state needs a script from
+the network when the notebook is exported, says nothing on a page without one, and could not be clicked
+while the kernel is busy anyway. On a terminal it is one line that is written over. Elsewhere (a log, a pipe) it is a plain
 line, at most every 5 s.
 """
 
@@ -18,7 +20,9 @@ FRESH_S = 0.2  # updates of a notebook's output closer than this are left out
 
 
 class Line(Protocol):
-    def update(self, text: str) -> None: ...
+    def update(self, text: str, share: float | None = None) -> None:
+        """`share`: how much of it is done, 0 to 1, where that is known."""
+        ...
 
     def end(self, text: str) -> None:
         """The last state; empty: leave nothing that says "waiting"."""
@@ -62,24 +66,33 @@ class Output:
         return self._handle is not None
 
 
+def bundle(text: str, share: float | None = None) -> dict[str, str]:
+    """A line with its bar. Where tags are taken out, the percentage stays."""
+    bar = ""
+    if share is not None:
+        percent = f"{min(1.0, max(0.0, share)):.0%}"
+        bar = (
+            f'<progress max="100" value="{percent[:-1]}" aria-label="{percent} done" '
+            f'style="width:12em;vertical-align:middle">{percent}</progress> '
+        )
+    html = f'<div style="background:none;color:inherit;opacity:.75">{bar}{escape(text)}</div>'
+    return {"text/plain": text, "text/html": html}
+
+
 class NotebookLine:
     def __init__(self) -> None:
         self._output = Output()
         self._at = 0.0
 
-    def update(self, text: str) -> None:
+    def update(self, text: str, share: float | None = None) -> None:
         now = time.monotonic()
         if now - self._at >= FRESH_S:
             self._at = now
-            self._show(text)
+            self._output.show(bundle(text, share))
 
     def end(self, text: str) -> None:
         if text or self._output.shown:
-            self._show(text)
-
-    def _show(self, text: str) -> None:
-        html = f'<div style="background:none;color:inherit;opacity:.75">{escape(text)}</div>'
-        self._output.show({"text/plain": text, "text/html": html})
+            self._output.show(bundle(text))
 
 
 class TerminalLine:
@@ -87,7 +100,7 @@ class TerminalLine:
         self._stream = stream
         self._dirty = False
 
-    def update(self, text: str) -> None:
+    def update(self, text: str, share: float | None = None) -> None:
         width = shutil.get_terminal_size().columns - 1
         self._stream.write("\r\x1b[K" + (text if len(text) <= width else text[: width - 1] + "…"))
         self._stream.flush()
@@ -108,7 +121,7 @@ class PlainLine:
         self._at = time.monotonic()
         self._said = False
 
-    def update(self, text: str) -> None:
+    def update(self, text: str, share: float | None = None) -> None:
         now = time.monotonic()
         if now - self._at >= PLAIN_S:
             self._at = now
@@ -123,7 +136,7 @@ class PlainLine:
 class Quiet:
     """No line at all."""
 
-    def update(self, text: str) -> None:
+    def update(self, text: str, share: float | None = None) -> None:
         pass
 
     def end(self, text: str) -> None:

@@ -25,10 +25,10 @@ class Screen:
         self.waited = False
         self.began = time.monotonic()
 
-    def wait(self, text: str) -> None:
+    def wait(self, text: str, share: float | None = None) -> None:
         if time.monotonic() - self.began >= self.NOTICED_S:
             self.waited = True
-            self.line.update(text)
+            self.line.update(text, share)
 
     def piece(self, answer: Answer, text: str) -> None:
         pass
@@ -85,8 +85,8 @@ class Notebook(Screen):
         plain = answer.said + (f"\n[{below}]" if below else "")
         self.output.show({"text/plain": plain.strip(), "text/html": html})
 
-    def wait(self, text: str) -> None:
-        self.output.show(_bundle(text))
+    def wait(self, text: str, share: float | None = None) -> None:
+        self.output.show(live.bundle(text, share))
 
     def piece(self, answer: Answer, text: str) -> None:
         now = time.monotonic()
@@ -101,10 +101,6 @@ class Notebook(Screen):
     def end(self, answer: Answer) -> None:
         self.output.show({"text/plain": answer.text(), "text/html": answer.html()})
         answer.shown = True
-
-
-def _bundle(text: str) -> dict[str, str]:
-    return {"text/plain": text, "text/html": html_line(text, faint=True)}
 
 
 def screen(client: Client) -> Screen:

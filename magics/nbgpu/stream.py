@@ -25,6 +25,13 @@ class Progress:
 
     values: dict[str, Any]
 
+    def share(self) -> float | None:
+        """How much of the wait is over, if it takes what it typically takes; never all of it."""
+        elapsed, typical = self.values.get("elapsed_s"), self.values.get("typical_s")
+        if self.values.get("phase") is None or elapsed is None or not typical:
+            return None
+        return min(0.95, float(elapsed) / float(typical))
+
     def line(self, endpoint: str) -> str:
         v = self.values
         text = str(v.get("text") or v.get("state") or "waiting")

@@ -1,10 +1,10 @@
-"""The live line where there is no notebook."""
+"""The live line: on a terminal, elsewhere, and as an output of a notebook."""
 
 from __future__ import annotations
 
 import io
 
-from nbgpu.live import PlainLine, TerminalLine
+from nbgpu.live import PlainLine, TerminalLine, bundle
 from nbgpu.stream import Progress
 
 
@@ -34,3 +34,14 @@ def test_a_line_tells_what_how_long_what_is_typical_and_the_cost() -> None:
         "chat: starting a worker: weights · 3.0 s of typically 21.0 s · $0.0012 so far · interrupt to cancel"
     )
     assert Progress({"state": "queued"}).line("chat") == "chat: queued · interrupt to cancel"
+    assert Progress(told).share() == 3 / 21
+    assert Progress({**told, "elapsed_s": 99.0}).share() == 0.95
+    assert Progress({"state": "queued", "elapsed_s": 1.0, "typical_s": 21.0}).share() is None
+
+
+def test_in_a_notebook_it_has_a_bar_where_the_share_is_known() -> None:
+    shown = bundle("a <b> & c", 0.374)
+    assert shown["text/plain"] == "a <b> & c"
+    assert '<progress max="100" value="37"' in shown["text/html"]
+    assert ">37%</progress> a &lt;b&gt; &amp; c</div>" in shown["text/html"]
+    assert "progress" not in bundle("done")["text/html"]

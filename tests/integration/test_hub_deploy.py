@@ -198,7 +198,12 @@ def test_why_says_that_the_weights_are_missing_after_a_failed_fetch(
     until(lambda: fetch(backend)["state"] == "failed", within=60)
     why = backend.get("/nbgpu/v1/why/small")
     assert f"503 for {REPO}" in why["reason"]["text"]
-    assert any("could not be fetched" in line for line in why["history"])
+
+    def told() -> bool:
+        history = backend.get("/nbgpu/v1/why/small")["history"]
+        return any("could not be fetched" in line for line in history)
+
+    until(told)  # the event is stored a moment later
 
 
 def test_a_hub_that_is_gone_is_told_and_the_next_backend_goes_on_with_another(

@@ -52,6 +52,11 @@ class Home:
         return self.root / "instances"
 
     @property
+    def jobs(self) -> Path:
+        """Inputs and outputs of jobs that are too large for the database."""
+        return self.root / "jobs"
+
+    @property
     def models(self) -> Path:
         return self.root / "models"
 
@@ -78,10 +83,11 @@ class Home:
     def prepare(self) -> None:
         """Make the folders and see that they can be written. Raises DiskError with a sentence."""
         try:
-            for folder in (self.root, self.run, self.instances, self.models):
+            for folder in (self.root, self.run, self.instances, self.models, self.jobs):
                 folder.mkdir(parents=True, exist_ok=True)
             self.run.chmod(0o700)
             self.instances.chmod(0o700)
+            self.jobs.chmod(0o700)
             probe = self.run / f".probe-{os.getpid()}"
             probe.write_bytes(b"x" * 4096)
             probe.unlink()

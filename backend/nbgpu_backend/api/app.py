@@ -9,12 +9,13 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from nbgpu_backend.api import changes, nbgpu, problems, serverless
+from nbgpu_backend.api import changes, jobs, nbgpu, problems, serverless
 from nbgpu_backend.api.router import Router
 from nbgpu_backend.control.core import Core
-from nbgpu_backend.control.sink import RecordSink
 from nbgpu_backend.errors import NbgpuError
+from nbgpu_backend.serving.auth import Token
 from nbgpu_backend.serving.gateway import Gateway
+from nbgpu_backend.serving.job_api import JobApi
 
 
 def build(core: Core, token: str, version: str, shutdown: Callable[[bool], None]) -> Router:
@@ -23,16 +24,11 @@ def build(core: Core, token: str, version: str, shutdown: Callable[[bool], None]
     app.include_router(serverless.routes(core))
     app.include_router(nbgpu.routes(core, version, shutdown))
     app.include_router(changes.routes(core))
+    app.include_router(jobs.routes(core))
     app.add_exception_handler(NbgpuError, problems.on_error)
     app.add_exception_handler(RequestValidationError, problems.on_invalid)
     app.add_exception_handler(ValidationError, problems.on_invalid)
     app.add_exception_handler(HTTPException, problems.on_http)
-    services = core.services
-    gateway = Gateway(
-        core.endpoints,
-        RecordSink(core.endpoints, services.recorder, services.pulse),
-        services.clock,
-        services.session,
-        token,
-    )
-    return Router(gateway, app, token)
+    services, key = core.services, Token(token)
+    gateway = Gateway(core.endpoints, core.endpoints.sink, services.clock, services.session, key)
+    return Router(gateway, JobApi(core.endpoints, services.externals, key), app, key)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hmac
-
 from nbgpu_backend.schema.common import Problem
+from nbgpu_backend.serving.auth import Token
 from nbgpu_backend.serving.exchange import Exchange, Receive, Scope, Send
 from nbgpu_backend.serving.gateway import Gateway
+from nbgpu_backend.serving.job_api import JobApi
 
 UNAUTHORIZED = (
     Problem(
@@ -22,23 +22,20 @@ PROBLEM_HEADERS = [(b"content-type", b"application/problem+json")]
 
 
 class Router:
-    def __init__(self, gateway: Gateway, app: object, token: str) -> None:
+    def __init__(self, gateway: Gateway, jobs: JobApi, app: object, token: Token) -> None:
         self._gateway = gateway
+        self._jobs = jobs
         self._app = app
-        self._token = token.encode()
+        self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)  # type: ignore[operator]
         elif Gateway.owns(scope["path"]):
             await self._gateway(scope, receive, send)
-        elif self._authorized(scope):
+        elif JobApi.owns(scope["path"]):
+            await self._jobs(scope, receive, send)
+        elif self._token.given_in(dict(scope["headers"])):
             await self._app(scope, receive, send)  # type: ignore[operator]
         else:
             await Exchange(scope, receive, send).answer(401, UNAUTHORIZED, PROBLEM_HEADERS)
-
-    def _authorized(self, scope: Scope) -> bool:
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        if given[:7].lower() == b"bearer ":
-            given = given[7:]
-        return hmac.compare_digest(given, self._token)

@@ -26,8 +26,11 @@ from nbgpu_backend.home import Home
 from nbgpu_backend.hub.fetcher import Fetcher
 from nbgpu_backend.providers.base import Exit, Observed
 from nbgpu_backend.providers.local.provider import LocalProvider
+from nbgpu_backend.serving.external import ExternalWorkers
 from nbgpu_backend.serving.upstream import session
+from nbgpu_backend.serving.webhooks import Webhooks
 from nbgpu_backend.store.database import open_database
+from nbgpu_backend.store.jobs import JobStore
 from nbgpu_backend.store.state import Draft, State, installation_id
 from nbgpu_backend.store.tables import endpoints as endpoint_table
 from nbgpu_backend.store.tables import instances, ledger, requests
@@ -68,6 +71,7 @@ class Core:
             return installation_id(connection), load(connection)
 
         installation, rates = await state.database.writer.write(read)
+        jobs, upstream = JobStore(state.database, home.jobs), session()
         return cls(
             Services(
                 home=home,
@@ -80,7 +84,10 @@ class Core:
                 ledger=book,
                 provider=LocalProvider(home, clock),
                 fetcher=Fetcher(home, clock),
-                session=session(),
+                session=upstream,
+                jobs=jobs,
+                webhooks=Webhooks(jobs, upstream),
+                externals=ExternalWorkers(clock),
                 engine=lambda name: engine(name, home),
                 rates=rates,
             )
@@ -89,7 +96,9 @@ class Core:
     async def start(self) -> None:
         """Load the endpoints, adopt their workers, begin the books."""
         await self._load_endpoints()
+        await self._load_jobs()
         await self._adopt()
+        await self._settle_orphaned_jobs()
         for work in (self._keep_alive(), self._measure_lag(), self._prune()):
             self._tasks.append(asyncio.create_task(_forever(work)))
         for control in self.endpoints.all():
@@ -118,6 +127,8 @@ class Core:
                 await self._end_orphan(name)
         for control in self.endpoints.all():
             await control.close()
+        self.services.webhooks.close()
+        self.services.externals.close()
         await self.services.session.close()
         await asyncio.to_thread(self._close_stores)
 
@@ -179,6 +190,31 @@ class Core:
             )
             self.endpoints.add(control)
         services.pulse.load(await recent_requests(services.telemetry, services.clock.now()))
+
+    async def _load_jobs(self) -> None:
+        jobs = self.services.jobs
+        counts = await jobs.counts()
+        for control in self.endpoints.all():
+            control.board.counts.update(counts.get(control.id, {}))
+        for row in await jobs.live():
+            if (owner := self.endpoints.by_id(row["endpoint_id"])) is not None:
+                owner.board.restore(row, pulls=owner.pulls)
+        for row in await jobs.untold():
+            if (owner := self.endpoints.by_id(row["endpoint_id"])) is not None:
+                owner.board.tell(row["id"])
+
+    async def _settle_orphaned_jobs(self) -> None:
+        """Jobs of workers that ended and were written down before, go to others; those of workers
+        that nobody here started have some time to be heard of again."""
+        for control in self.endpoints.all():
+            board, live = control.board, {w.id for w in control.live_workers()}
+            strange = {j.worker for j in board.live.values() if j.worker} - live
+            known = select(instances.c.id).where(instances.c.id.in_(strange))
+            ours = {row["id"] for row in await self.services.state.rows(known)}
+            for worker_id in strange & ours:
+                board.gone(worker_id, "its worker ended while no backend was there")
+            for worker_id in strange - ours:
+                self.services.externals.meet(board, worker_id)
 
     async def _adopt(self) -> None:
         """Match what the provider finds with what the store knows."""
@@ -251,6 +287,7 @@ class Core:
         while True:
             now = self.services.clock.now()
             await self.services.telemetry.writer.write(lambda c, n=now: prune(c, n))  # type: ignore[misc]
+            await self.services.jobs.drop(now)
             await asyncio.sleep(PRUNE_S)
 
 

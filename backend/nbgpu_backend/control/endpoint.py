@@ -27,13 +27,17 @@ from nbgpu_backend.control.worker import WorkerControl
 from nbgpu_backend.domain import scaling
 from nbgpu_backend.domain.pricing import plain
 from nbgpu_backend.domain.scaling import Observation, ScalingMemory, ScalingPolicy, WorkerLoad
+from nbgpu_backend.domain.states import WORKER_STATES
 from nbgpu_backend.engines.base import Engine, WorkerSpec
 from nbgpu_backend.errors import NbgpuError, NoMemory, Unavailable
 from nbgpu_backend.providers.base import Exit, Observed
 from nbgpu_backend.schema.common import Reason
 from nbgpu_backend.schema.endpoints import QueueDelay
+from nbgpu_backend.serving.board import JobBoard, JobLimits
+from nbgpu_backend.serving.push_jobs import JobRunner
 from nbgpu_backend.serving.queue import EndpointQueue
 from nbgpu_backend.serving.target import Limits
+from nbgpu_backend.serving.worker import PushWorker
 from nbgpu_backend.store.state import Draft
 from nbgpu_backend.store.tables import endpoints
 
@@ -41,6 +45,7 @@ log = logging.getLogger(__name__)
 
 START_TRIES = 3  # starts in a row that may fail before the endpoint is held down
 RETRY_S = 2.0  # after a failed start, and while there is too little memory
+HEALTH_STATES = ("idle", "initializing", "ready", "running", "throttled", "unhealthy")
 DEATH_S = 1.0  # between a broken connection and the notice of the death behind it
 
 
@@ -62,6 +67,11 @@ class EndpointControl:
         self.generation = 0
         self.status = Status(self, services.clock)
         self.queue = EndpointQueue(record.name, record.spec.nbgpu.policy.queue_max, self.wake)
+        self.board = JobBoard(
+            record.id, record.name, self.queue, services.jobs, services.clock, self._job_limits
+        )
+        self.board.runner = JobRunner(self, services.session)
+        self.board.tell = lambda job_id: services.webhooks.due(self.board, job_id)
         self._services = services
         self._memory = ScalingMemory()
         self.throttled: Reason | None = None
@@ -100,6 +110,33 @@ class EndpointControl:
         return Limits(
             policy.hold_s, policy.first_byte_s, self.record.spec.timeout / 1000, policy.heartbeat_s
         )
+
+    def _job_limits(self) -> JobLimits:
+        policy = self.record.spec.nbgpu.policy
+        return JobLimits(self.record.spec.timeout / 1000, policy.jobs_max, policy.results_kept_s)
+
+    @property
+    def pulls(self) -> bool:
+        return self.engine.pull
+
+    def worker_counts(self) -> dict[str, int]:
+        counts = dict.fromkeys(HEALTH_STATES, 0)
+        for state in self.worker_states():
+            if (name := WORKER_STATES[state].health) is not None:
+                counts[name] += 1
+        if self.throttled is not None:
+            counts["throttled"] += 1
+        return counts
+
+    def worker_states(self) -> list[str]:
+        """Of its own workers, and of those that poll without having been started here."""
+        return [w.state for w in self.live_workers()] + [
+            "running" if w.held else "idle" for w in self._services.externals.of(self.board)
+        ]
+
+    def ready_workers(self) -> list[str]:
+        own = [w.id for w in self.live_workers() if w.state in ("idle", "running")]
+        return own + [w.id for w in self._services.externals.of(self.board)]
 
     @property
     def created_s(self) -> int:
@@ -234,7 +271,9 @@ class EndpointControl:
 
     def _shrink(self, workers: list[WorkerControl], surplus: int) -> None:
         loads = [
-            WorkerLoad(w.id, w.held, w.push is not None, w.push.ready if w.push else w.age())
+            WorkerLoad(
+                w.id, w.held, w.serving is not None, w.serving.ready if w.serving else w.age()
+            )
             for w in workers
         ]
         idle = self.record.spec.workers.idle_timeout
@@ -250,6 +289,9 @@ class EndpointControl:
                 worker.end("rolled", "its settings were changed")
 
     def _slots(self) -> int:
+        """Of one worker. What a handler takes at a time is known from what it asks for."""
+        if self.engine.pull:
+            return max((w.slots for w in self.board.workers.values()), default=1)
         return self.engine.concurrency(self.record.spec.nbgpu.engine.options)
 
     # --- launching ----------------------------------------------------------------------------------
@@ -298,7 +340,7 @@ class EndpointControl:
             generation=self.generation,
             endpoint_version=self.record.version,
             tier="plain",
-            port=free_port(),
+            port=0 if self.engine.pull else free_port(),
             slots=self._slots(),
             intent_us=services.clock.now(),
         )
@@ -312,6 +354,8 @@ class EndpointControl:
                 cpu=spec.nbgpu.place.cpu or default_threads(),
                 options=spec.nbgpu.engine.options,
                 env={"HOME": str(services.home.instances / record.name), **spec.env},
+                endpoint=self.id,
+                worker=worker_id,
             ),
             cwd=spec.nbgpu.cwd if spec.nbgpu.engine.name == "command" else None,
         )
@@ -341,6 +385,9 @@ class EndpointControl:
 
     # --- what a worker tells (worker.Owner) -------------------------------------------------------------
 
+    def holding(self, worker_id: str) -> int:
+        return self.queue.core.holding(worker_id)
+
     def somebody_waits(self) -> bool:
         return self.queue.core.waiting > 0 or self.record.spec.workers.min > 0
 
@@ -350,9 +397,9 @@ class EndpointControl:
         self._not_before = 0.0
         if worker.timer.done:  # not an adopted one
             self.cold_starts.append(worker.age())
-        assert worker.push is not None
-        if not worker.stale() and not self.record.stopped:
-            self.queue.offer(worker.push)
+        push = worker.serving
+        if isinstance(push, PushWorker) and not worker.stale() and not self.record.stopped:
+            self.queue.offer(push)
 
     def worker_changed(self, worker: WorkerControl) -> None:
         if worker.state not in ("idle", "running"):
@@ -360,6 +407,8 @@ class EndpointControl:
         self.wake()
 
     def worker_ended(self, worker: WorkerControl, ended: Exit) -> None:
+        if self.engine.pull:
+            self.board.gone(worker.id, worker.reason.text)
         self.queue.fence(worker.id)
         self._services.memory.release(worker.id)
         if not worker.stopped_on_purpose():
@@ -368,7 +417,7 @@ class EndpointControl:
             self.last_failure = Reason(
                 code="worker_died", text=text, since_us=ended.ended_us, values=values
             )
-            if worker.push is None:
+            if worker.serving is None:
                 self._start_failed(worker, ended, text)
         self._drop_others(worker)
         self.wake()
@@ -398,6 +447,7 @@ class EndpointControl:
         error = self.refusal()
         assert error is not None
         self.queue.fail_waiting(error)
+        self._later(self.board.fail_queued(str(error)))
         self._later(self.save("endpoint.failed", f"{self.name} does not start: {text}"))
 
     async def save(self, kind: str | None, text: str = "", **values: Any) -> None:
@@ -423,11 +473,11 @@ class EndpointControl:
         self.wake()
 
     async def _weights_failed(self, error: NbgpuError) -> None:
-        self.queue.fail_waiting(
-            Unavailable(
-                f"'{self.name}' has no weights: {error.what}", error.next_step, code=error.code
-            )
+        refused = Unavailable(
+            f"'{self.name}' has no weights: {error.what}", error.next_step, code=error.code
         )
+        self.queue.fail_waiting(refused)
+        await self.board.fail_queued(str(refused))
         await self._tell(
             "model.failed", f"The weights of {self.name} could not be fetched: {error}"
         )
@@ -440,6 +490,7 @@ class EndpointControl:
         self._closing = True
         if self._timer is not None:
             self._timer.cancel()
+        self.board.close()
         await self.weights.close()
         for worker in self.live_workers():
             worker.forget_backend()

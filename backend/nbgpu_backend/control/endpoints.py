@@ -13,6 +13,7 @@ from nbgpu_backend.control.endpoint import EndpointControl
 from nbgpu_backend.control.preparation import Prepared, prepare
 from nbgpu_backend.control.records import EndpointRecord
 from nbgpu_backend.control.services import Services
+from nbgpu_backend.control.sink import RecordSink
 from nbgpu_backend.control.views import camel
 from nbgpu_backend.domain.names import did_you_mean
 from nbgpu_backend.errors import Conflict, NotFound, Unavailable
@@ -30,6 +31,7 @@ class Endpoints:
     """Implements serving.target.Directory."""
 
     def __init__(self, services: Services) -> None:
+        self.sink = RecordSink(self.by_id, services.recorder, services.pulse)
         self._services = services
         self._by_id: dict[str, EndpointControl] = {}
         self._by_name: dict[str, EndpointControl] = {}
@@ -64,6 +66,7 @@ class Endpoints:
         return self._by_id.get(endpoint_id)
 
     def add(self, control: EndpointControl) -> None:
+        control.board.sink = self.sink
         self._by_id[control.id] = control
         self._by_name[control.name] = control
 
@@ -218,6 +221,7 @@ class Endpoints:
 
     async def _delete(self, control: EndpointControl) -> None:
         control.record.stopped = True
+        await control.board.cancel_all()
         control.queue.fail_waiting(
             Unavailable(f"The endpoint '{control.name}' was deleted.", "", code="endpoint_deleted")
         )

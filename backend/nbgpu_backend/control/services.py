@@ -16,7 +16,10 @@ from nbgpu_backend.engines.base import Engine
 from nbgpu_backend.home import Home
 from nbgpu_backend.hub.fetcher import Fetcher
 from nbgpu_backend.providers.base import WorkerHost
+from nbgpu_backend.serving.external import ExternalWorkers
+from nbgpu_backend.serving.webhooks import Webhooks
 from nbgpu_backend.store.database import Database
+from nbgpu_backend.store.jobs import JobStore
 from nbgpu_backend.store.state import State
 from nbgpu_backend.telemetry.pulse import Pulse
 from nbgpu_backend.telemetry.recorder import Recorder
@@ -35,6 +38,9 @@ class Services:
     provider: WorkerHost
     fetcher: Fetcher
     session: aiohttp.ClientSession
+    jobs: JobStore
+    webhooks: Webhooks
+    externals: ExternalWorkers
     engine: Callable[[str], Engine]
     url: str = ""  # of this backend, known once it is bound
     memory: Reservations = field(default_factory=Reservations)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from nbgpu_backend.control.endpoints import Endpoints
+from collections.abc import Callable
+
+from nbgpu_backend.control.endpoint import EndpointControl
 from nbgpu_backend.serving.target import Record
 from nbgpu_backend.telemetry.pulse import Pulse
 from nbgpu_backend.telemetry.recorder import Recorder
@@ -11,13 +13,18 @@ from nbgpu_backend.telemetry.recorder import Recorder
 class RecordSink:
     """Implements serving.target.Sink."""
 
-    def __init__(self, endpoints: Endpoints, recorder: Recorder, pulse: Pulse) -> None:
-        self._endpoints = endpoints
+    def __init__(
+        self,
+        by_id: Callable[[str], EndpointControl | None],
+        recorder: Recorder,
+        pulse: Pulse,
+    ) -> None:
+        self._by_id = by_id
         self._recorder = recorder
         self._pulse = pulse
 
     def request(self, record: Record) -> None:
-        if (control := self._endpoints.by_id(record.endpoint_id)) is not None:
+        if (control := self._by_id(record.endpoint_id)) is not None:
             control.requests_total += 1
             self._pulse.request(record.endpoint_id, record.status, record.total_s * 1000)
         self._recorder.request(

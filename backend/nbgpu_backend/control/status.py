@@ -41,7 +41,7 @@ class Status:
             failed=control.record.failure is not None or control.weights.error is not None,
             fetching=not control.weights.here,
             throttled=control.throttled is not None,
-            workers=[w.state for w in control.live_workers()],
+            workers=control.worker_states(),
         )
 
     def note(self) -> str:

@@ -23,12 +23,15 @@ from nbgpu_backend.control.endings import words
 from nbgpu_backend.control.phases import PhaseTimer
 from nbgpu_backend.control.probe import healthy
 from nbgpu_backend.control.records import InstanceRecord
+from nbgpu_backend.control.relay_link import RelayLink
 from nbgpu_backend.control.services import Services
 from nbgpu_backend.engines.base import Engine, WorkerSpec
 from nbgpu_backend.errors import NbgpuError
 from nbgpu_backend.providers.base import Exit, LaunchSpec, Observed
 from nbgpu_backend.schema.common import Reason
-from nbgpu_backend.serving.worker import PushWorker
+from nbgpu_backend.serving.board import JobBoard
+from nbgpu_backend.serving.pull import PullWorker
+from nbgpu_backend.serving.worker import PushWorker, ServingWorker
 from nbgpu_backend.store.state import Draft
 from nbgpu_backend.store.tables import instances
 
@@ -41,6 +44,7 @@ CAUSE_LINES = 300  # of the log, searched for why it failed
 POLL_S = 0.05  # of /health and the log, while somebody waits
 SLOW_POLL_S = 0.5
 FOREVER = float("inf")
+SILENT_S = 15.0  # three pings of a handler worker
 HEALTH_S = 5.0  # between looks at a ready worker, and how long one may take
 
 
@@ -52,6 +56,12 @@ class Owner(Protocol):
 
     @property
     def version(self) -> int: ...
+
+    board: JobBoard
+
+    def holding(self, worker_id: str) -> int:
+        """Requests and jobs that it has, or is about to get."""
+        ...
 
     def somebody_waits(self) -> bool: ...
 
@@ -81,7 +91,7 @@ class WorkerControl:
     ) -> None:
         self.record = record
         self.state = "initializing"
-        self.push: PushWorker | None = None
+        self.serving: ServingWorker | None = None  # once it is ready
         self.exit: Exit | None = None
         self.timer = PhaseTimer(engine.phases)
         self.ended = asyncio.Event()
@@ -97,6 +107,11 @@ class WorkerControl:
         self._launched = services.clock.elapsed()
         self._rate = services.rate("local")
         self._key: str | None = None
+        self._link = (
+            RelayLink(services.provider, record.name, record.id, owner.board)
+            if engine.pull
+            else None
+        )
         self._life: asyncio.Task[None] | None = None
         self.reason = Reason(code="launch", text="being launched", since_us=services.clock.now())
 
@@ -110,7 +125,7 @@ class WorkerControl:
 
     @property
     def held(self) -> int:
-        return self.push.held if self.push else 0
+        return self._owner.holding(self.id)
 
     def stale(self) -> bool:
         """Started with settings that have changed since."""
@@ -221,18 +236,24 @@ class WorkerControl:
     async def _live(self) -> None:
         self._there.set()
         watch = asyncio.create_task(self._services.provider.wait(self.record.name))
-        lease = asyncio.create_task(self._renew())
-        work = asyncio.create_task(self._until_ready_then_healthy())
+        tasks = [
+            watch,
+            asyncio.create_task(self._renew()),
+            asyncio.create_task(self._until_ready_then_healthy()),
+        ]
+        if self._link is not None:
+            tasks.append(asyncio.create_task(self._link.run()))
         try:
-            # whatever `work` finds ends the process, so that `watch` is always the one that returns
+            # whatever is found ends the process, so that `watch` is always the one that returns
             ended = await watch
         finally:
-            for task in (watch, lease, work):
+            for task in tasks:
                 task.cancel()
+            await asyncio.wait(tasks)
         await self._finish(ended)
 
     async def _until_ready_then_healthy(self) -> None:
-        if self.push is None and not await self._until_ready():
+        if self.serving is None and not await self._until_ready():
             return
         await self._until_sick()
 
@@ -265,22 +286,32 @@ class WorkerControl:
         return True
 
     def _serve(self, ready_us: int) -> None:
-        """Offer the slots. From here on requests come."""
+        """From here on requests come, or jobs."""
         services, record = self._services, self.record
-        ready = services.clock.elapsed() - max(0.0, (services.clock.now() - ready_us) / 1e6)
-        self.push = PushWorker(
-            id=record.id,
-            url=f"http://127.0.0.1:{record.port}",
-            key=self._key,
-            slots=record.slots,
-            launched=self._launched,
-            ready=ready,
-            rate=self._rate.per_hour,
-            phases=dict(record.phases or ()),
-            on_busy=self._busy,
-        )
-        self._record_state("idle", "ready", "ready")
+        known: dict[str, Any] = {
+            "id": record.id,
+            "slots": record.slots,
+            "launched": self._launched,
+            "ready": services.clock.elapsed() - max(0.0, (services.clock.now() - ready_us) / 1e6),
+            "rate": self._rate.per_hour,
+            "phases": dict(record.phases or ()),
+            "on_busy": self._busy,
+        }
+        if self._link is None:
+            url = f"http://127.0.0.1:{record.port}"
+            self.serving = PushWorker(**known, url=url, key=self._key)
+            self._record_state("idle", "ready", "ready")
+        else:
+            pull = PullWorker(
+                **known, wire=self._link, end=self._end_now, seen=services.clock.elapsed()
+            )
+            self.serving = pull
+            self._record_state("idle", "ready", "ready")
+            self._link.attach(pull)
         self._owner.worker_ready(self)
+
+    def _end_now(self, code: str, text: str) -> None:
+        self.end(code, text, self._engine.drain_s)
 
     def _busy(self, busy: bool) -> None:
         if self.state in ("idle", "running"):
@@ -310,6 +341,10 @@ class WorkerControl:
         self.end("unhealthy", text, 0)
 
     async def _healthy(self, timeout_s: float) -> bool:
+        if self._link is not None:
+            if isinstance(self.serving, PullWorker):
+                return self._services.clock.elapsed() - self.serving.seen < SILENT_S
+            return self._link.asked.is_set()
         return await healthy(self._services.session, self.record.port, timeout_s)
 
     async def _renew(self) -> None:
@@ -320,8 +355,8 @@ class WorkerControl:
 
     def rate_changed(self, rate: Rate) -> None:
         self._rate = rate
-        if self.push is not None:
-            self.push.rate = rate.per_hour
+        if self.serving is not None:
+            self.serving.rate = rate.per_hour
 
     async def bury(self, ended: Exit) -> None:
         """Write down the end of one that ended while no backend was there."""
@@ -344,6 +379,8 @@ class WorkerControl:
         self._grace_s = FOREVER if grace_s is None else grace_s
         if self.state in ("idle", "running", "starting", "initializing"):
             self._record_state("draining", code, text)
+        if isinstance(self.serving, PullWorker):
+            self.serving.leave_queue()
         if self._stopping is not None:
             self._stopping.cancel()
         self._stopping = asyncio.create_task(self._drain(grace_s))
@@ -367,6 +404,8 @@ class WorkerControl:
         reason = self._stop
         if reason is None:
             ended = await self._with_log(ended)
+        if self._link is not None:
+            await self._link.bury()
         self.exit = ended
         record.ended_us = ended.ended_us
         record.exit = {
@@ -375,7 +414,7 @@ class WorkerControl:
             "reason": reason.code if reason else ended.reason,
             "tail": list(ended.tail)[-TAIL_LINES:],
         }
-        text = reason.text if reason else words(self._engine, ended)
+        text = reason.text if reason else self._why(ended)
         wanted = reason is not None and reason.code not in ("unhealthy", "start_timeout")
         account = services.ledger.accounts.get(record.id)
         cost = account.amount(ended.ended_us) if account else Decimal(0)
@@ -405,6 +444,11 @@ class WorkerControl:
         self._record_state("stopped", record.exit["reason"], text)
         self.ended.set()
         self._owner.worker_ended(self, ended)
+
+    def _why(self, ended: Exit) -> str:
+        if self._link is not None and self._link.unhealthy is not None:
+            return f"its own check {self._link.unhealthy}"
+        return words(self._engine, ended)
 
     async def _with_log(self, ended: Exit) -> Exit:
         """With more of its log than the shim kept: a root cause may stand far above the last line."""

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from itertools import count
 
 QUEUED, ASSIGNED, DELIVERED, FINAL = "queued", "assigned", "delivered", "final"
+SLACK = 64  # entries of tickets that no longer wait, before they are swept out
 
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """A request that wants a worker. `arrived` and `deadline` are seconds of the caller's clock."""
+    """A request or a job that wants a worker. `arrived` and `deadline` are seconds of the caller's clock."""
 
     id: str
     client: str
@@ -27,6 +28,7 @@ class Ticket:
     deadline: float
     priority: int = 0  # smaller is sooner
     low: bool = False  # lowPriority: never a reason to scale up
+    durable: bool = False  # a job: it has a row
     state: str = QUEUED
     worker: str | None = None
     tries: int = 0
@@ -35,11 +37,12 @@ class Ticket:
 
 @dataclass(slots=True)
 class Offer:
-    """A push worker's slots: it stands while the worker is ready."""
+    """A push worker's slots stand while it is ready; a pull worker's are gone once its poll is answered."""
 
     worker: str
     slots: int
     since: float
+    once: bool = False  # a poll: `slots` is what it asks for, whatever the worker holds already
 
 
 @dataclass(slots=True)
@@ -47,9 +50,11 @@ class Queue:
     limit: int = 1000
     waiting: int = 0
     waiting_low: int = 0
+    waiting_durable: int = 0
     offers: dict[str, Offer] = field(default_factory=dict)
     held: dict[str, set[Ticket]] = field(default_factory=dict)
     _heap: list[tuple[tuple[int, float, int], Ticket]] = field(default_factory=list)
+    _arrivals: list[tuple[float, int, Ticket]] = field(default_factory=list)
     _virtual: float = 0.0
     _last: dict[str, float] = field(
         default_factory=dict
@@ -58,7 +63,8 @@ class Queue:
     _sequence: count[int] = field(default_factory=count)
 
     def full(self) -> bool:
-        return self.waiting >= self.limit
+        """For requests; a job is bounded by whoever stores it."""
+        return self.waiting - self.waiting_durable >= self.limit
 
     def admit(self, ticket: Ticket) -> None:
         start = max(self._virtual, self._last.get(ticket.client, 0.0)) + 1
@@ -78,9 +84,10 @@ class Queue:
 
     def match(self) -> list[Ticket]:
         """Assign what can be assigned now; the caller delivers each, or gives it back."""
-        assigned = []
-        while (ticket := self._head()) is not None:
-            free = [o for o in self.offers.values() if len(self.held[o.worker]) < o.slots]
+        assigned: list[Ticket] = []
+        polls: dict[str, int] = {}  # what this call gave to each poll
+        while self.offers and (ticket := self._head()) is not None:
+            free = [o for o in self.offers.values() if self._used(o, polls) < o.slots]
             if not free:
                 break
             best = min(free, key=lambda o: (len(self.held[o.worker]), o.since, o.worker))
@@ -89,8 +96,19 @@ class Queue:
             self._virtual = max(self._virtual, ticket.order[1])
             ticket.state, ticket.worker = ASSIGNED, best.worker
             self.held[best.worker].add(ticket)
+            if best.once:
+                polls[best.worker] = polls.get(best.worker, 0) + 1
             assigned.append(ticket)
+        for worker in polls:
+            del self.offers[worker]
         return assigned
+
+    def restore(self, ticket: Ticket, worker: str) -> None:
+        """A ticket that `worker` was given before this queue existed."""
+        self._tickets[ticket.client] = self._tickets.get(ticket.client, 0) + 1
+        ticket.order = (ticket.priority, self._virtual, next(self._sequence))
+        ticket.state, ticket.worker = DELIVERED, worker
+        self.held.setdefault(worker, set()).add(ticket)
 
     def deliver(self, ticket: Ticket) -> bool:
         """The worker has it. False where the client gave up in between."""
@@ -112,6 +130,10 @@ class Queue:
             self._count(ticket, -1)  # it leaves the heap lazily
         ticket.state = FINAL
 
+    def readmit(self, ticket: Ticket) -> None:
+        """Its end could not be stored: to its old place."""
+        self._push(ticket)
+
     def release(self, ticket: Ticket) -> None:
         """The worker no longer has it. The last ticket of a client makes the queue forget the client."""
         self._free(ticket)
@@ -129,9 +151,10 @@ class Queue:
         return sum(len(tickets) for tickets in self.held.values())
 
     def oldest(self) -> float | None:
-        """Arrival of the longest waiting ticket that may scale up. O(waiting); only asked when some wait."""
-        arrivals = [t.arrived for _, t in self._heap if t.state == QUEUED and not t.low]
-        return min(arrivals, default=None)
+        """Arrival of the longest waiting ticket that may scale up."""
+        while self._arrivals and self._arrivals[0][2].state != QUEUED:
+            heapq.heappop(self._arrivals)
+        return self._arrivals[0][0] if self._arrivals else None
 
     def _head(self) -> Ticket | None:
         while self._heap and self._heap[0][1].state != QUEUED:
@@ -142,11 +165,22 @@ class Queue:
         ticket.state, ticket.worker = QUEUED, None
         self._count(ticket, 1)
         heapq.heappush(self._heap, (ticket.order, ticket))
+        if not ticket.low:
+            heapq.heappush(self._arrivals, (ticket.arrived, next(self._sequence), ticket))
+        if len(self._arrivals) > 2 * self.waiting + SLACK:
+            # those behind a long waiting one are not dropped by looking at the head
+            self._arrivals = [entry for entry in self._arrivals if entry[2].state == QUEUED]
+            heapq.heapify(self._arrivals)
 
     def _count(self, ticket: Ticket, step: int) -> None:
         self.waiting += step
         if ticket.low:
             self.waiting_low += step
+        if ticket.durable:
+            self.waiting_durable += step
+
+    def _used(self, offer: Offer, polls: dict[str, int]) -> int:
+        return polls.get(offer.worker, 0) if offer.once else len(self.held[offer.worker])
 
     def _free(self, ticket: Ticket) -> None:
         if ticket.worker is not None and ticket.worker in self.held:

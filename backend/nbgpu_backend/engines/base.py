@@ -19,6 +19,8 @@ class WorkerSpec:
     cpu: int  # threads it may use
     options: Sequence[str]  # the user's, as typed after `--`
     env: Mapping[str, str] = field(default_factory=dict)  # the user's variables
+    endpoint: str = ""  # ids
+    worker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class PhaseMarker:
 class Engine(Protocol):
     name: str
     phases: Sequence[PhaseMarker]  # in order; what follows the last one until ready is `api`
+    pull: bool  # its workers fetch jobs from a relay; they answer no HTTP
     drain_s: float  # how long a TERM may take to end a request in progress
 
     def version(self) -> str:

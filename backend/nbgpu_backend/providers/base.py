@@ -7,9 +7,9 @@ same as the one before it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,41 @@ class Observed:
     meta: Mapping[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a relay says: `header` is the whole JSON object; the ops are in relay.py."""
+
+    op: str
+    header: dict[str, Any]
+    body: bytes = b""
+
+
+class Relay(Protocol):
+    """The stream to the relay of one handler (see relay.py). The methods write and return."""
+
+    def frames(self) -> AsyncIterator[Frame]: ...
+
+    def jobs(self, poll: int, jobs: Iterable[tuple[str, bytes]]) -> None: ...
+
+    def stop(self, ids: Iterable[str]) -> None: ...
+
+    def forget(self, ids: Iterable[str]) -> None: ...
+
+    def ack(self, n: int) -> None: ...
+
+    def drain(self, on: bool) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class RelayHost(Protocol):
+    """The part of WorkerHost that talks to relays."""
+
+    async def relay(self, name: str) -> Relay | None: ...
+
+    async def spool(self, name: str) -> Sequence[Frame]: ...
+
+
 class WorkerHost(Protocol):
     """The capability to run workers. All calls are coroutines; none blocks the event loop.
 
@@ -95,6 +130,14 @@ class WorkerHost(Protocol):
 
     async def list_owned(self, installation: str) -> list[Observed]:
         """Every instance of this installation, running or ended. Never anybody else's."""
+        ...
+
+    async def relay(self, name: str) -> Relay | None:
+        """A stream to the relay of a handler's instance; None while there is none."""
+        ...
+
+    async def spool(self, name: str) -> Sequence[Frame]:
+        """The posts that the relay of an ended instance had not handed on, in their order."""
         ...
 
     def available_memory(self) -> int:

@@ -54,7 +54,9 @@ class Policy(Request):
     heartbeat_s: float = Field(
         10, gt=0, description="first comment of a held stream, and the pause between"
     )
-    queue_max: int = Field(1000, ge=1)
+    queue_max: int = Field(1000, ge=1, description="requests that may wait")
+    jobs_max: int = Field(100_000, ge=1, description="jobs that may have no end yet")
+    results_kept_s: float = Field(86_400, gt=0, description="how long a job's result is kept")
 
 
 class EngineChoice(Request):

@@ -18,6 +18,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 ORIGIN_LIMIT = 1024
 BODY_LIMIT = 20 * 1024 * 1024
+GIVE_UP = 256 * 1024 * 1024  # a client that sends more is cut off
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -38,8 +39,8 @@ class Exchange:
         self.committed = False  # the status line is out
         self.gone = False
 
-    async def body(self) -> bytes:
-        """Raises PayloadTooLarge, ClientGone."""
+    async def body(self, limit: int = BODY_LIMIT) -> bytes:
+        """At most `limit` bytes. Raises PayloadTooLarge, ClientGone."""
         parts: list[bytes] = []
         size = 0
         while True:
@@ -49,12 +50,12 @@ class Exchange:
                 raise ClientGone
             part = message.get("body", b"")
             size += len(part)
-            if size > BODY_LIMIT:
-                raise PayloadTooLarge(
-                    f"The request's body is larger than {BODY_LIMIT // 1024 // 1024} MB.",
-                    "Send less in one request.",
-                )
-            parts.append(part)
+            if size <= limit:
+                parts.append(part)
+            else:
+                parts.clear()  # read to its end all the same, or the client would not hear the answer
+            if size > max(limit, GIVE_UP) or (size > limit and not message.get("more_body")):
+                raise _too_large(limit)
             if not message.get("more_body"):
                 return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -115,3 +116,9 @@ class Exchange:
         if (after := getattr(error, "retry_after_s", None)) is not None:
             headers.append((b"retry-after", str(after).encode()))
         await self.answer(error.status, openai_body(error), headers)
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"The request's body is larger than {limit // 1_000_000} MB.", "Send less in one request."
+    )

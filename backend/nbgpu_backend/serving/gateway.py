@@ -9,7 +9,6 @@ stream ends with an error event.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import re
 import secrets
@@ -32,6 +31,7 @@ from nbgpu_backend.errors import (
     UpstreamError,
     WorkerDied,
 )
+from nbgpu_backend.serving.auth import Token
 from nbgpu_backend.serving.exchange import (
     STREAM_HEADERS,
     ClientGone,
@@ -60,13 +60,13 @@ class Gateway:
         sink: Sink,
         clock: Clock,
         session: aiohttp.ClientSession,
-        token: str,
+        token: Token,
     ) -> None:
         self._directory = directory
         self._sink = sink
         self._clock = clock
         self._session = session
-        self._token = token.encode()
+        self._token = token
 
     @staticmethod
     def owns(path: str) -> re.Match[str] | None:
@@ -93,10 +93,7 @@ class Gateway:
             await exchange.fail(error)
 
     def _authorize(self, exchange: Exchange) -> None:
-        given = exchange.headers.get(b"authorization", b"")
-        if given[:7].lower() == b"bearer ":
-            given = given[7:]
-        if not hmac.compare_digest(given, self._token):
+        if not self._token.given_in(exchange.headers):
             raise Unauthorized(
                 "The API key is missing or wrong.",
                 "Use the token of NBGPU_HOME/run/backend.json, or nbgpu.connect().",

@@ -1,6 +1,7 @@
-"""The one queue of an endpoint: the pure `domain.dispatch.Queue` with futures around it.
+"""The one queue of an endpoint: the pure `domain.dispatch.Queue` with what is told to its users.
 
-A ticket's future resolves to the worker that it was assigned to, or to the error that ended its wait.
+A request's future resolves to the worker that it was assigned to, or to the error that ended its wait.
+Jobs, which have no one waiting on a connection, are handed to `take_jobs` when they are assigned.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ class EndpointQueue:
     def __init__(self, name: str, limit: int, on_change: Callable[[], None]) -> None:
         self.name = name
         self.core = Queue(limit)
+        self.take_jobs: Callable[[list[Ticket]], None] | None = None
         self._on_change = on_change
         self._workers: dict[str, PushWorker] = {}
         self._futures: dict[Ticket, asyncio.Future[PushWorker]] = {}
+
+    # --- requests ---------------------------------------------------------------------------------
 
     def submit(self, ticket: Ticket) -> asyncio.Future[PushWorker]:
         """Raises QueueFull."""
@@ -43,22 +47,56 @@ class EndpointQueue:
         future: asyncio.Future[PushWorker] = asyncio.get_running_loop().create_future()
         self._futures[ticket] = future
         self._pump()
-        self._on_change()
         return future
 
     def done(self, ticket: Ticket) -> None:
         """The request has ended, and its slot is free. May be called in any state."""
         self._futures.pop(ticket, None)
         self.core.finish(ticket)
+        self.release(ticket)
+
+    def fail_waiting(self, error: NbgpuError) -> int:
+        """End the wait of every queued request with `error`; returns how many."""
+        futures = [(t, f) for t, f in self._futures.items() if not f.done()]
+        for ticket, future in futures:
+            self.core.finish(ticket)
+            future.set_exception(error)
+        return len(futures)
+
+    # --- jobs -------------------------------------------------------------------------------------
+
+    def enqueue(self, ticket: Ticket) -> None:
+        self.core.admit(ticket)
+        self._pump()
+
+    def finish(self, ticket: Ticket) -> None:
+        """Its end is known; its slot stays held until `release`."""
+        self.core.finish(ticket)
+        self._on_change()
+
+    def readmit(self, ticket: Ticket) -> None:
+        self.core.readmit(ticket)
+        self._pump()
+
+    def release(self, ticket: Ticket) -> None:
         self.core.release(ticket)
         self._pump()
-        self._on_change()
+
+    def give_back(self, ticket: Ticket) -> None:
+        self.core.give_back(ticket)
+        self._pump()
+
+    # --- workers ----------------------------------------------------------------------------------
 
     def offer(self, worker: PushWorker) -> None:
         self._workers[worker.id] = worker
         self.core.offer(Offer(worker.id, worker.slots, worker.ready))
         self._pump()
-        self._on_change()
+
+    def poll(self, worker_id: str, slots: int, since: float) -> None:
+        """A pull worker asks for so many jobs, once."""
+        self.core.offer(Offer(worker_id, slots, since, once=True))
+        self._pump()
 
     def withdraw(self, worker_id: str) -> None:
         self.core.withdraw(worker_id)
@@ -69,19 +107,18 @@ class EndpointQueue:
         self._workers.pop(worker_id, None)
         self._on_change()
 
-    def fail_waiting(self, error: NbgpuError) -> int:
-        """End the wait of every queued ticket with `error`; returns how many."""
-        futures = [(t, f) for t, f in self._futures.items() if not f.done()]
-        for ticket, future in futures:
-            self.core.finish(ticket)
-            future.set_exception(error)
-        return len(futures)
+    def push_worker(self, worker_id: str) -> PushWorker | None:
+        return self._workers.get(worker_id)
 
     def has_offers(self) -> bool:
         return bool(self.core.offers)
 
     def _pump(self) -> None:
+        jobs = []
         for ticket in self.core.match():
+            if ticket.durable:
+                jobs.append(ticket)
+                continue
             future = self._futures.pop(ticket, None)
             if future is None or future.done() or not self.core.deliver(ticket):
                 self.core.give_back(ticket)
@@ -89,3 +126,7 @@ class EndpointQueue:
                 continue
             assert ticket.worker is not None
             future.set_result(self._workers[ticket.worker])
+        if jobs:
+            assert self.take_jobs is not None
+            self.take_jobs(jobs)
+        self._on_change()

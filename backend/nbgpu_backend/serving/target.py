@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nbgpu_backend.domain.histogram import Histogram
 from nbgpu_backend.errors import NbgpuError
 from nbgpu_backend.serving.queue import EndpointQueue
+
+if TYPE_CHECKING:
+    from nbgpu_backend.serving.board import JobBoard
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,7 @@ class Limits:
 
 class Target(Protocol):
     queue: EndpointQueue
+    board: JobBoard
 
     @property
     def id(self) -> str: ...
@@ -42,6 +46,17 @@ class Target(Protocol):
     def refusal(self) -> NbgpuError | None:
         """Why no request is admitted now (stopped, failed); None if they are."""
         ...
+
+    @property
+    def pulls(self) -> bool:
+        """Do its workers fetch their jobs?"""
+        ...
+
+    def worker_counts(self) -> dict[str, int]:
+        """By state, as RunPod's /health names them."""
+        ...
+
+    def ready_workers(self) -> list[str]: ...
 
     def progress(self) -> dict[str, Any]:
         """What a waiting request waits for: state, text, phase, elapsed_s, typical_s, cost."""

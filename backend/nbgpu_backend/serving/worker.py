@@ -1,4 +1,4 @@
-"""A worker that requests are pushed to, as the data path sees it."""
+"""A worker as the data path sees it: what it holds, and each request's part of its busy time."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 
-@dataclass(slots=True, eq=False)
-class PushWorker:
+@dataclass(slots=True, eq=False, kw_only=True)
+class ServingWorker:
     """`launched` and `ready` are seconds of the clock's `elapsed`. `on_busy` is told when the first
     request comes and the last one goes."""
 
     id: str
-    url: str
-    key: str | None
     slots: int
     launched: float
     ready: float
@@ -22,9 +20,8 @@ class PushWorker:
     phases: Mapping[str, float]
     on_busy: Callable[[bool], None]
     held: int = 0
-    _share: float = field(
-        default=0.0
-    )  # integral of dt / held: what one request present throughout pays
+    # integral of dt / held: what one request present throughout pays
+    _share: float = field(default=0.0)
     _since: float = field(default=0.0)
 
     def take(self, now: float) -> float:
@@ -52,3 +49,11 @@ class PushWorker:
         if self.held:
             self._share += (now - self._since) / self.held
         self._since = now
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class PushWorker(ServingWorker):
+    """One that requests are sent to: its slots stand as long as it is ready."""
+
+    url: str
+    key: str | None

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Column, Index, Integer, MetaData, String, Table, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    text,
+)
 
 state = MetaData()
 telemetry = MetaData()
@@ -84,6 +95,58 @@ events = Table(
     Column("text", String, nullable=False),
     Column("values", JSON, nullable=False),
     sqlite_autoincrement=True,  # a seq is never used twice, even after old events are dropped
+)
+
+# The long texts of a job (input, output, chunks) are JSON text; above 64 KiB they are files.
+jobs = Table(
+    "jobs",
+    state,
+    Column("id", String, primary_key=True),
+    Column("endpoint_id", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("client", String, nullable=False),
+    Column("low", Integer, nullable=False),
+    Column("body", LargeBinary),  # what the worker gets; NULL: a file
+    Column("webhook", String),
+    Column("webhook_state", String),  # pending, sent, failed
+    Column("execution_ms", Integer),  # its own limit; NULL: the endpoint's
+    Column("ttl_ms", BigInteger, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("queued_us", BigInteger, nullable=False),  # created, or retried by hand
+    Column("assigned_us", BigInteger),
+    Column("finished_us", BigInteger),
+    Column("drop_us", BigInteger),  # the result is kept until then
+    Column("worker_id", String),
+    Column("tries", Integer, nullable=False),
+    Column("retried", Integer, nullable=False),
+    Column("output", LargeBinary),
+    Column("output_file", Integer, nullable=False),
+    Column("error", String),
+    Column("chunks_read", Integer, nullable=False),
+    Column("history", String, nullable=False),  # a JSON array a line: [at_us, what, why]
+)
+Index("jobs_by_endpoint", jobs.c.endpoint_id, jobs.c.created_us)
+Index("jobs_live", jobs.c.created_us, sqlite_where=text("finished_us IS NULL"))
+Index("jobs_to_drop", jobs.c.drop_us, sqlite_where=text("drop_us IS NOT NULL"))
+Index("jobs_to_tell", jobs.c.id, sqlite_where=text("webhook_state = 'pending'"))
+
+job_chunks = Table(
+    "job_chunks",
+    state,
+    Column("job_id", String, primary_key=True),
+    Column("n", Integer, primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# What became of an endpoint's jobs, also of those whose rows are gone.
+job_counts = Table(
+    "job_counts",
+    state,
+    Column("endpoint_id", String, primary_key=True),
+    Column("completed", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("retried", Integer, nullable=False),
 )
 
 requests = Table(

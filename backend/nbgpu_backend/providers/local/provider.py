@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,9 +19,10 @@ import nbgpu_backend
 from nbgpu_backend.clock import Clock
 from nbgpu_backend.errors import Conflict, DiskError, NbgpuError, NotFound, Unavailable
 from nbgpu_backend.home import Home
-from nbgpu_backend.providers.base import Exit, Launched, LaunchSpec, Observed
+from nbgpu_backend.providers.base import Exit, Frame, Launched, LaunchSpec, Observed, Relay
 from nbgpu_backend.providers.local import procfs, records
 from nbgpu_backend.providers.local.records import State
+from nbgpu_backend.providers.local.relay_client import RelayClient, read_posts
 from nbgpu_backend.providers.local.shim_client import NoAnswer, ShimClient
 from nbgpu_backend.providers.local.sweep import sweep
 
@@ -160,6 +161,15 @@ class LocalProvider:
         names = await asyncio.to_thread(self._names, prefix)
         found = await asyncio.gather(*(self.observe(name) for name in names))
         return [seen for seen in found if seen.state != "gone"]
+
+    async def relay(self, name: str) -> Relay | None:
+        try:
+            return await RelayClient.connect(self._folder(name))
+        except NoAnswer:
+            return None
+
+    async def spool(self, name: str) -> Sequence[Frame]:
+        return await asyncio.to_thread(read_posts, self._folder(name))
 
     def available_memory(self) -> int:
         return procfs.available_memory()

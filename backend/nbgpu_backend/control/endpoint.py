@@ -51,7 +51,7 @@ class EndpointControl:
         self.workers: dict[str, WorkerControl] = {}
         self.weights = Weights(
             record.model,
-            services.fetcher,
+            services,
             self._weights_arrived,
             self._weights_failed,
             lambda: services.pulse.touch(record.id),
@@ -221,7 +221,7 @@ class EndpointControl:
 
     def _grow(self, count: int, now: float) -> float:
         """Start workers; returns when to ask again."""
-        if not self.weights.here:
+        if not self.weights.look():
             self.weights.start()
             return scaling.FOREVER
         if now < self._not_before:

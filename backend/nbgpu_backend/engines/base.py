@@ -14,11 +14,13 @@ class WorkerSpec:
     """What an engine needs to know to start one worker."""
 
     served_name: str  # what `model` is called in OpenAI requests
-    model: Path | None  # a directory with weights; None where the engine brings its own
+    model: Path | None  # a directory with weights, or a handler's file; None for a command
     port: int  # on 127.0.0.1, free a moment ago
     cpu: int  # threads it may use
     options: Sequence[str]  # the user's, as typed after `--`
     env: Mapping[str, str] = field(default_factory=dict)  # the user's variables
+    endpoint: str = ""  # ids
+    worker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class PhaseMarker:
 
 class Engine(Protocol):
     name: str
+    pull: bool  # its workers ask for jobs; else requests are sent to them, and /health is asked
     phases: Sequence[PhaseMarker]  # in order; what follows the last one until ready is `api`
     drain_s: float  # how long a TERM may take to end a request in progress
 

@@ -36,6 +36,7 @@ class CommandEngine:
     """
 
     name = "command"
+    pull = False
     phases: Sequence[PhaseMarker] = ()
     drain_s = 10.0
 

@@ -35,6 +35,7 @@ class VllmEngine:
     """
 
     name = "vllm"
+    pull = False
     phases: Sequence[PhaseMarker] = PHASES
     drain_s = float(DRAIN_S)
 

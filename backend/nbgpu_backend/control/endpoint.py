@@ -50,7 +50,7 @@ class EndpointControl:
         self.workers: dict[str, WorkerControl] = {}
         self.weights = Weights(
             record.model,
-            services.fetcher,
+            services,
             self._weights_arrived,
             self._weights_failed,
             lambda: services.pulse.touch(record.id),
@@ -355,18 +355,15 @@ class EndpointControl:
             await worker.ended.wait()
 
     async def _weights_arrived(self) -> None:
-        size = self.record.model.bytes / 1e6
-        await self.save("model.fetched", f"The weights of {self.name} are here ({size:.0f} MB)")
+        await self.save("model.fetched", self.weights.arrived_words(self.name))
         self.wake()
 
     async def _weights_failed(self, error: NbgpuError) -> None:
-        refused = Unavailable(
-            f"'{self.name}' has no weights: {error.what}", error.next_step, code=error.code
+        lacking = self.weights.lacking_words(self.name)
+        self.refuse_waiting(
+            Unavailable(f"{lacking}: {error.what}", error.next_step, code=error.code)
         )
-        self.refuse_waiting(refused)
-        await self._tell(
-            "model.failed", f"The weights of {self.name} could not be fetched: {error}"
-        )
+        await self._tell("model.failed", f"{self.weights.failed_words(self.name)}: {error}")
 
     def launch_no_more(self) -> None:
         self._closing = True

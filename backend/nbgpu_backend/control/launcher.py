@@ -37,7 +37,7 @@ class Launcher:
     def grow(self, count: int, now: float) -> float:
         """Start workers; returns when to ask again."""
         weights = self._owner.weights
-        if not weights.here:
+        if not weights.look():
             weights.start()
             return FOREVER
         if now < self._not_before:

@@ -52,7 +52,11 @@ LINE_LIMIT = 64 << 10  # a client that sends more without a newline is dropped
 CLIENT_LIMIT = 128
 EXEC_S = 60.0  # from fork to exec; a dead network mount as cwd must not hang the launch for ever
 TAIL_LINES, TAIL_CHARS = 40, 1000
-RESERVED = ("lock", "state.json", "exit.json", "log", "sock", "shim.err")
+# the last three are the relay's, where the engine is one
+RESERVED = (
+    *("lock", "state.json", "exit.json", "log", "sock", "shim.err"),
+    *("relay.sock", "spool", "spool.tmp"),
+)
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import ctypes
 import errno
 import hmac
 import json
@@ -65,9 +66,9 @@ COMPACT_FROM = 1 << 20  # bytes of acknowledged records that are worth a rewrite
 COPY_LIMIT = 128 << 20  # more than this of unacknowledged records is not copied in one go
 MARK_EVERY = 64 << 10
 UNREAD_LIMIT = 4 << 20  # bytes of notices that wait for a backend that does not read
+PR_SET_PDEATHSIG, M_MMAP_THRESHOLD = 1, -3
 HEADER = struct.Struct(">II")
 BAD_USE, FAULT, NO_EXEC = 64, 70, 127
-PR_SET_PDEATHSIG = 1
 REASONS = {
     200: b"OK",
     204: b"No Content",
@@ -222,14 +223,14 @@ class Spool:
         return True
 
     def failed(self, error: OSError) -> None:
-        if not self.full:
-            log("the spool cannot be written (%s): posts are answered 429" % error.strerror)
-        self.full = True
         try:
             os.ftruncate(self.fd, self.size)
             self.torn = False
         except OSError:
             pass  # before the next write, then
+        if not self.full:  # said after the truncation: the log may be on the same disk
+            log("the spool cannot be written (%s): posts are answered 429" % error.strerror)
+        self.full = True
         if error.errno in (errno.ENOSPC, errno.EDQUOT) and self.start > 0:
             self.compact()
 
@@ -863,14 +864,6 @@ class Relay:
 # the process
 
 
-def prctl(option: int, value: int) -> None:
-    import ctypes
-
-    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
-        number = ctypes.get_errno()
-        raise OSError(number, "prctl: %s" % os.strerror(number))
-
-
 def handler_env(env: Dict[str, str], port: int, endpoint: str, worker: str, key: str) -> Json:
     """The handler's environment; what the caller has fixed stays."""
     base = "http://127.0.0.1:%d/v2/%s" % (port, endpoint)
@@ -895,10 +888,10 @@ def handler_env(env: Dict[str, str], port: int, endpoint: str, worker: str, key:
 
 def spawn(argv: List[str], cwd: str, env: Dict[str, str]) -> subprocess.Popen[bytes]:
     parent = os.getpid()
+    libc = ctypes.CDLL(None)
 
     def before_exec() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
+        if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) or os.getppid() != parent:
             os._exit(NO_EXEC)
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGCHLD):
@@ -930,6 +923,11 @@ def end_like(code: int) -> NoReturn:
 
 async def serve(endpoint: str, worker: str, cwd: str, argv: List[str]) -> NoReturn:
     loop = asyncio.get_event_loop()
+    try:
+        # else glibc keeps what a large result took, some tens of MB
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
+    except AttributeError:
+        pass  # another C library
     umask = os.umask(0o077)
     # a key that the caller has fixed is what the handler will send
     key = os.environ.get("RUNPOD_AI_API_KEY", "").strip() or os.urandom(24).hex()

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,21 @@ class Stand:
         ) as answer:
             return answer.status
 
+    async def socket(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A plain connection to the HTTP side."""
+        port = int((await self.env())["RUNPOD_WEBHOOK_PING"].split(":")[2].split("/")[0])
+        return await asyncio.open_connection("127.0.0.1", port)
+
+    async def backend_socket(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A plain connection to the backend's side."""
+        await self.env()
+        await (await self.backend()).next("hello")  # it listens
+        fd = os.open(self.folder, os.O_PATH)
+        try:
+            return await asyncio.open_unix_connection(f"/proc/self/fd/{fd}/relay.sock")
+        finally:
+            os.close(fd)
+
     def signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
@@ -200,7 +215,7 @@ def rss(pid: int) -> int:
     raise AssertionError(f"{pid} has no memory")
 
 
-async def within(seconds: float, look: Any) -> Any:
+async def soon(look: Callable[[], Any], seconds: float = 10.0) -> Any:
     """The first true value of `look()`."""
     end = time.monotonic() + seconds
     while not (value := look()):

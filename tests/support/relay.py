@@ -48,12 +48,12 @@ class Backend:
 
     def __init__(self, client: RelayClient) -> None:
         self.client = client
-        self._frames = client.frames()
+        self.frames = client.frames()
 
     async def next(self, *ops: str, within: float = 15.0) -> Frame:
         """The next frame; with `ops`, the next of these, what comes between being left out."""
         async with asyncio.timeout(within):
-            async for frame in self._frames:
+            async for frame in self.frames:
                 if not ops or frame.op in ops:
                     return frame
         raise EOFError("the relay is gone")
@@ -141,10 +141,12 @@ class Stand:
         ) as answer:
             return answer.status
 
+    async def port(self) -> int:
+        return int((await self.env())["RUNPOD_WEBHOOK_PING"].split(":")[2].split("/")[0])
+
     async def socket(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A plain connection to the HTTP side."""
-        port = int((await self.env())["RUNPOD_WEBHOOK_PING"].split(":")[2].split("/")[0])
-        return await asyncio.open_connection("127.0.0.1", port)
+        return await asyncio.open_connection("127.0.0.1", await self.port())
 
     async def backend_socket(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A plain connection to the backend's side."""

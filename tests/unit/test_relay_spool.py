@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import os
 import random
@@ -236,6 +237,22 @@ def test_a_full_disk_refuses_what_does_not_fit_and_spoils_nothing(
         monkeypatch.undo()
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)
         shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+def test_a_sync_that_fails_is_no_answer_of_success(
+    folder: Path, spool: relay.Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    post(spool, "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", broken)
+        assert not post(spool, "b")
+        assert not take(spool, "c")
+    assert spool.held == {} and spool.last == 1
+    assert post(spool, "d")
+    assert [(one.n, one.job) for one in read_spool(folder).posts] == [(1, "a"), (2, "d")]
 
 
 @pytest.mark.parametrize(

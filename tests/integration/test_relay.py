@@ -694,13 +694,13 @@ async def test_100_000_jobs_leave_memory_and_spool_as_they_were(
 
     storing = asyncio.create_task(store())
     port = await there.port()
-    ends = [socket.create_connection(("127.0.0.1", port), 15) for _ in range(250)]
+    ends = [socket.create_connection(("127.0.0.1", port), 15) for _ in range(500)]
     sizes, spools, rate = [], [], 0.0
     for turn in range(rounds):
         status, jobs = await there.take(slots=batch)
         assert status == 200 and len(jobs) == batch
         # a few connections for the figure, many for a quick end: they share their syncs
-        count = 16 if 10 <= turn < 14 else len(ends)
+        count = 16 if 10 <= turn < 13 else len(ends)
         began = time.monotonic()
         await asyncio.to_thread(post, ids(turn), ends[:count])
         if count == 16:

@@ -14,7 +14,7 @@ from typing import Any
 
 from nbgpu_backend.domain.jobs import read_chunk, read_post
 from nbgpu_backend.errors import DiskError
-from nbgpu_backend.providers.base import Frame, Relay, RelayHost
+from nbgpu_backend.providers.base import Frame, Post, Relay, RelayHost
 from nbgpu_backend.serving.board import JobBoard
 from nbgpu_backend.serving.pull import PullWorker
 
@@ -41,7 +41,7 @@ class RelayLink:
         self._held: list[str] = []
         self._unacked = -1  # posts of former times that are still to come
         self._draining = False
-        self._posts: asyncio.Queue[Frame | list[str]] = asyncio.Queue()
+        self._posts: asyncio.Queue[Post | list[str]] = asyncio.Queue()
 
     def attach(self, worker: PullWorker) -> None:
         """From now on it gets jobs."""
@@ -88,7 +88,9 @@ class RelayLink:
             self._held = list(header["held"])
             self._expect(int(header["unacked"]))
         elif frame.op == "post":
-            self._posts.put_nowait(frame)
+            self._posts.put_nowait(
+                Post(header["n"], header["kind"], header["job"], header["stream"], frame.body)
+            )
             self._expect(self._unacked - 1)
         elif frame.op == "want":
             self._want = header
@@ -132,19 +134,19 @@ class RelayLink:
                 continue
             await self._take(item)
             if self._relay is not None:
-                self._relay.ack(item.header["n"])
+                self._relay.ack(item.n)
 
-    async def _take(self, post: Frame) -> None:
+    async def _take(self, post: Post) -> None:
         """Store what was posted, once the disk takes it."""
-        header, body = post.header, post.body
-        read: Any = read_post if header["kind"] == "done" else read_chunk
+        read: Any = read_post if post.kind == "done" else read_chunk
+        body = post.body
         read = await asyncio.to_thread(read, body) if len(body) > BIG else read(body)
         while True:
             try:
-                if header["kind"] == "done":
-                    await self._board.done(self._worker_id, header["job"], read)
+                if post.kind == "done":
+                    await self._board.done(self._worker_id, post.job, read)
                 else:
-                    await self._board.chunk(self._worker_id, header["job"], read, header["n"])
+                    await self._board.chunk(self._worker_id, post.job, read, post.n)
                 return
             except DiskError as error:
                 log.error("a post of %s waits: %s", self._name, error)

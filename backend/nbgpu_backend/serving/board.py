@@ -33,7 +33,7 @@ from nbgpu_backend.domain.jobs import (
 )
 from nbgpu_backend.errors import Conflict, DiskError, NotFound, QueueFull, WorkerDied
 from nbgpu_backend.serving.job import Job, JobView, final_view, live_view, new_id
-from nbgpu_backend.serving.pull import PullWorker
+from nbgpu_backend.serving.pull import KILL_S, PullWorker
 from nbgpu_backend.serving.queue import EndpointQueue
 from nbgpu_backend.serving.target import Record, Sink
 from nbgpu_backend.serving.worker import PushWorker
@@ -379,7 +379,7 @@ class JobBoard:
         if worker is not None:
             self._release(worker, job.ticket)
             if verdict.stop_worker:
-                worker.end("refresh", "its handler asked for a fresh worker")
+                worker.end("refresh", "its handler asked for a fresh worker", None)
 
     async def chunk(self, worker_id: str, job_id: str, output: str, n: int | None = None) -> None:
         """What a generator yielded. `n` grows with each post of this worker. Raises DiskError."""
@@ -618,7 +618,8 @@ class JobBoard:
                 }
                 if worker.overdue(now, limits):
                     ids = ", ".join(t.id for t in worker.dropping)
-                    worker.end("job_stopped", f"it did not stop {ids}, which has an end already")
+                    text = f"it did not stop {ids}, which has an end already"
+                    worker.end("job_stopped", text, KILL_S)
                 else:
                     self._arm(now + 1)
         if self._due:

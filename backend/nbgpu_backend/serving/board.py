@@ -32,7 +32,14 @@ from nbgpu_backend.domain.jobs import (
     Verdict,
 )
 from nbgpu_backend.errors import Conflict, DiskError, NotFound, QueueFull, WorkerDied
-from nbgpu_backend.serving.job import Job, JobView, final_view, live_view, new_id
+from nbgpu_backend.serving.job import (
+    Job,
+    JobView,
+    final_view,
+    live_view,
+    new_id,
+    settled_view,
+)
 from nbgpu_backend.serving.pull import KILL_S, PullWorker
 from nbgpu_backend.serving.queue import EndpointQueue
 from nbgpu_backend.serving.target import Record, Sink
@@ -425,7 +432,7 @@ class JobBoard:
             if queued:
                 self._queue.readmit(job.ticket)
             raise
-        job.state = state
+        job.state, job.final = state, settled_view(job, state, output, error, now_us)
         del self.live[job.id]
         if job.body is not None:
             self._kept -= len(job.body)
@@ -666,7 +673,9 @@ class JobBoard:
             end = self._clock.elapsed() + wait_s
             while job.id in self.live and (left := end - self._clock.elapsed()) > 0:
                 await job.change(left)
-        if job is not None and job.id in self.live:
+        if job is not None and job.final is not None:
+            return job.final
+        if job is not None:
             return live_view(job, self._clock.now())
         row = await self._row(job_id)
         if row is None:  # it was retried in between

@@ -13,9 +13,9 @@ from nbgpu_backend.engines.handler.environment import Environment
 from nbgpu_backend.providers.local import procfs
 
 from tests.support.backend import BackendProcess
-from tests.support.handlers import HANDLER, handler_folder, sdk_wheel
+from tests.support.handlers import HANDLER, handler_folder, tiny_world
 from tests.support.waiting import until
-from tests.support.wheels import endless, pip_looks_only_in, wheel
+from tests.support.wheels import endless, wheel
 
 BUILD_S = 60.0
 
@@ -23,11 +23,7 @@ BUILD_S = 60.0
 @pytest.fixture(autouse=True)
 def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Before the backend, which inherits where pip looks and environments go."""
-    folder = tmp_path / "wheels"
-    sdk_wheel(folder)
-    pip_looks_only_in(folder, monkeypatch)
-    monkeypatch.setenv("NBGPU_ENGINES", str(tmp_path / "engines"))
-    return folder
+    return tiny_world(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -136,7 +132,7 @@ def test_a_failed_build_is_told_and_deploying_again_tries_again(
     why = backend.get("/nbgpu/v1/why/jobs")
     assert why["state"] == "failed" and "no package fits mine==3" in why["reason"]["text"]
     assert "once requirements.txt is corrected" in why["nextStep"]
-    assert not [row for row in seen(backend)["workers"]]
+    assert seen(backend)["workers"] == []
 
     wheel(wheels, "mine", "3", {"mine.py": ""})  # the index has it now: nothing here has changed
     again = deploy(backend, code).json()["nbgpu"]
@@ -171,21 +167,23 @@ def test_deleting_ends_the_build(backend: BackendProcess, code: Path, wheels: Pa
     assert runtime.start_time(child) is None
 
 
-@pytest.mark.parametrize("restart", [True, False])
+@pytest.mark.parametrize("noticed", ["restart", "start", "deploy"])
 def test_an_environment_that_was_deleted_is_built_again(
-    backend: BackendProcess, code: Path, restart: bool
+    backend: BackendProcess, code: Path, noticed: str
 ) -> None:
     deploy(backend, code)
     wait_installed(backend)
     place = Environment.beside(backend.home, code / "handler.py")
-    if restart:
+    if noticed == "restart":
         backend.shutdown(everything=False)
-        shutil.rmtree(place.folder)
+    shutil.rmtree(place.folder)
+    if noticed == "restart":
         backend.start()
+    elif noticed == "start":
+        action = {"action": "start"}
+        backend.http.post("/v2/serverless/jobs/action", json=action).raise_for_status()
     else:
-        shutil.rmtree(place.folder)
-        # a worker is wanted: that is when it is looked for
-        deploy(backend, code, workers={"min": 1, "max": 1})
+        deploy(backend, code)
     until(lambda: place.complete, within=BUILD_S)
     wait_installed(backend)
 

@@ -18,19 +18,14 @@ from nbgpu_backend.errors import BadRequest, EngineMissing, NotFound, UpstreamEr
 from nbgpu_backend.home import Home
 from nbgpu_backend.providers.local import procfs
 
-from tests.support.handlers import handler_folder, sdk_wheel
+from tests.support.handlers import handler_folder, tiny_world
 from tests.support.waiting import until
-from tests.support.wheels import endless, pip_looks_only_in, source, wheel
+from tests.support.wheels import endless, source, wheel
 
 
 @pytest.fixture
 def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The only place where pip looks: a tiny SDK, and what a test adds."""
-    folder = tmp_path / "wheels"
-    sdk_wheel(folder)
-    pip_looks_only_in(folder, monkeypatch)
-    monkeypatch.setenv("NBGPU_ENGINES", str(tmp_path / "engines"))
-    return folder
+    return tiny_world(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -49,7 +44,7 @@ def children() -> list[int]:
 async def build(home: Home, handler: Path) -> tuple[Path, list[str]]:
     """(folder, what it told)."""
     told: list[str] = []
-    folder = await Builder(home).build(handler, lambda progress: told.append(progress.text))
+    folder = await Builder(home).build(handler, told.append)
     return folder, told
 
 

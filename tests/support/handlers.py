@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from nbgpu_backend.engines.handler.sdk import VERSION
 
-from tests.support.wheels import wheel
+from tests.support.wheels import pip_looks_only_in, wheel
 
 HANDLER = """import runpod
 
@@ -15,7 +16,6 @@ def handler(job):
 
 runpod.serverless.start({"handler": handler})
 """
-# a wheel that unpacks in a moment, and a name that says whether it came
 SDK = {
     "runpod/__init__.py": "from . import serverless",
     "runpod/serverless.py": "def start(config): pass",
@@ -30,6 +30,12 @@ def handler_folder(folder: Path, requirements: str = "", source: str = HANDLER) 
     return folder / "handler.py"
 
 
-def sdk_wheel(folder: Path) -> None:
-    wheel(folder, "runpod", VERSION, SDK, ["small-need>=1"])
-    wheel(folder, "small-need", "1.0", {"small_need/__init__.py": "", "tests/__init__.py": ""})
+def tiny_world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Environments go below `folder`; pip finds the tiny SDK and what is added to the folder that
+    is returned."""
+    wheels = folder / "wheels"
+    wheel(wheels, "runpod", VERSION, SDK, ["small-need>=1"])
+    wheel(wheels, "small-need", "1.0", {"small_need/__init__.py": "", "tests/__init__.py": ""})
+    pip_looks_only_in(wheels, monkeypatch)
+    monkeypatch.setenv("NBGPU_ENGINES", str(folder / "engines"))
+    return wheels

@@ -1,13 +1,14 @@
 """The relay: between a handler that speaks RunPod's worker protocol and a backend that comes and goes.
 
-`python3 -I -S -E relay.py --endpoint EID --worker WID --cwd DIR -- HANDLER_ARGV...`
+`python3 -I -S -E relay.py --endpoint EID --worker WID --cwd DIR [--lease S] -- HANDLER_ARGV...`
 
 One file, one thread, the standard library of Python 3.8 or newer. It is an instance's first
 process, started in the instance's folder with the handler's environment; the handler is its child
 and dies with it. The handler finds an HTTP server on loopback in its environment; the backend
 finds `relay.sock` in the folder. Neither sees the other come or go: polls are held, and what the
 handler posts is on the disk before it is answered. The relay ends as the handler does: with its
-exit code, by its signal.
+exit code, by its signal. While the handler holds jobs, the relay renews the instance's lease (900 s)
+with the shim.
 
 A frame is one JSON object on a line, followed by `size` raw bytes if it has a `size`.
 
@@ -58,6 +59,7 @@ if TYPE_CHECKING:  # typing itself would add its import to every start
 
 SOCKET, SPOOL = "relay.sock", "spool"
 HOLD_S = 20.0  # below the 90 s at which a handler gives a poll up
+LEASE_S = 900.0
 DRAIN_HOLD_S = 1.0  # a handler told "nothing" asks again at once
 BODY_LIMIT = 64 << 20
 HEAD_LIMIT = 64 << 10
@@ -948,7 +950,7 @@ def end_like(code: int) -> NoReturn:
     os._exit(code)
 
 
-async def serve(endpoint: str, worker: str, cwd: str, argv: List[str]) -> NoReturn:
+async def serve(endpoint: str, worker: str, cwd: str, lease: float, argv: List[str]) -> NoReturn:
     loop = asyncio.get_event_loop()
     try:
         # else glibc keeps what a large result took, some tens of MB
@@ -977,6 +979,8 @@ async def serve(endpoint: str, worker: str, cwd: str, argv: List[str]) -> NoRetu
     def look() -> None:
         if child.poll() is not None:
             relay.spool.commit()  # what it has posted, even if it did not wait for the answer
+            if child.returncode == 0 and not relay.k:
+                log("the handler ended with code 0 before it asked for a job")
             end_like(child.returncode)
 
     loop.add_signal_handler(signal.SIGCHLD, look)
@@ -985,8 +989,21 @@ async def serve(endpoint: str, worker: str, cwd: str, argv: List[str]) -> NoRetu
     look()
     # only now: who finds the socket finds the handler's pid
     await loop.create_unix_server(lambda: Backend(relay), sock=ours)
-    await asyncio.Event().wait()
-    raise AssertionError
+    while True:
+        await asyncio.sleep(lease / 4)
+        if relay.spool.held:
+            await renew(lease)
+
+
+async def renew(lease: float) -> None:
+    """A handler at work lives on without a backend; an idle one ends with its lease."""
+    try:
+        reader, writer = await asyncio.open_unix_connection("sock")
+        writer.write(encode({"op": "renew", "ttl_s": lease}))
+        await asyncio.wait_for(reader.readline(), 5)
+        writer.close()
+    except (OSError, asyncio.TimeoutError):
+        pass  # no shim, or a stopped one: at the next turn, then
 
 
 def main(arguments: List[str]) -> int:
@@ -994,13 +1011,14 @@ def main(arguments: List[str]) -> int:
         end = arguments.index("--")
         given = dict(zip(arguments[:end:2], arguments[1:end:2]))
         who = given["--endpoint"], given["--worker"], given["--cwd"]
+        lease = float(given.get("--lease", LEASE_S))
         argv = arguments[end + 1 :]
         argv[0]
     except (ValueError, LookupError):
-        log("usage: relay.py --endpoint EID --worker WID --cwd DIR -- HANDLER_ARGV...")
+        log("usage: relay.py --endpoint EID --worker WID --cwd DIR [--lease S] -- HANDLER_ARGV...")
         return BAD_USE
     try:
-        asyncio.run(serve(*who, argv))
+        asyncio.run(serve(*who, lease, argv))
     except OSError as error:
         log("%s: %s" % (error.filename or "relay", error.strerror or error))
     return FAULT

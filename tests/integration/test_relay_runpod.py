@@ -83,7 +83,7 @@ class Worker:
         self.folder = home.folder(name)
         self.pid = 0
 
-    async def start(self, source: str, *options: str) -> Backend:
+    async def start(self, source: str, *options: str, lease_s: float = 60.0) -> Backend:
         code = self.home.root / f"code-{self.name}"
         code.mkdir()
         (code / "handler.py").write_text(source)
@@ -96,9 +96,9 @@ class Worker:
             LaunchSpec(
                 name=self.name,
                 generation=1,
-                argv=argv([str(self.python), "-u", "handler.py", *options], code),
+                argv=argv([str(self.python), "-u", "handler.py", *options], code, lease_s=lease_s),
                 env=env,
-                ttl_s=60.0,
+                ttl_s=lease_s,
                 grace_s=5.0,
             )
         )
@@ -222,6 +222,19 @@ async def test_a_stopped_worker_finishes_its_job_without_a_backend(
         read = read_spool(made.folder)
         assert read.held == [] and [one.job for one in read.posts] == ["last"]
         assert json.loads(read.posts[0].body)["output"]["of"] == "last"
+
+
+async def test_a_lease_ends_an_idle_worker_and_never_one_at_work(home: Yard, python: Path) -> None:
+    async with worker(home, python) as made:
+        backend = await made.start(ASYNC, "1", lease_s=6.0)
+        want = await backend.next("want", within=30)
+        given = [job("long", {"do": "sleep", "s": 8})]
+        backend.client.jobs(want.header["poll"], given)
+        await backend.next("took")
+        backend.client.close()  # the backend goes; the job takes longer than the lease
+        ended = await asyncio.wait_for(made.host.wait(NAME), 40)
+        assert ended.reason == "lease"
+        assert [one.job for one in read_spool(made.folder).posts] == ["long"]
 
 
 async def test_a_handler_that_exits_is_recorded_with_its_code(home: Yard, python: Path) -> None:

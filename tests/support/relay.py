@@ -30,9 +30,9 @@ IDLE = ["sh", "-c", "env > env.tmp && mv env.tmp env && exec sleep 1000"]
 RUNPOD = "1.12.0"
 
 
-def argv(handler: list[str], cwd: Path, python: str = PYTHON) -> list[str]:
+def argv(handler: list[str], cwd: Path, python: str = PYTHON, lease_s: float = 900.0) -> list[str]:
     start = [python, "-I", "-S", "-E", str(RELAY), "--endpoint", "ep", "--worker", "w1"]
-    return [*start, "--cwd", str(cwd), "--", *handler]
+    return [*start, "--cwd", str(cwd), "--lease", str(lease_s), "--", *handler]
 
 
 async def connect(folder: Path) -> RelayClient:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 class LabProcess:
     """`backend` is what the panel starts on demand, in a home of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.root = folder / "notebooks"
         self.backend = BackendProcess(folder / "home")
+        self.backend.environment.update(environment or {})
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -189,9 +191,31 @@ class Visit:
             if out["output_type"] == "error" or "UsageError" in str(out.get("text"))
         ]
 
+    def write(self, source: str) -> None:
+        """Into the current cell."""
+        self.page.evaluate(
+            "source => window.jupyterapp.shell.currentWidget.content.activeCell.model"
+            ".sharedModel.setSource(source)",
+            source,
+        )
+
     def run_selected(self) -> None:
         """As Shift+Enter does; returns when it has run."""
         self.command("notebook:run-cell-and-select-next")
+
+    def start_selected(self) -> None:
+        """The same, and returns at once."""
+        self.page.evaluate(
+            "() => { void window.jupyterapp.commands.execute('notebook:run-cell-and-select-next'); }"
+        )
+
+    def saved(self) -> Path:
+        """The current notebook's file, as it stands now."""
+        path: str = self.page.evaluate(
+            "async () => { const { context } = window.jupyterapp.shell.currentWidget;"
+            " await context.save(); return context.path; }"
+        )
+        return self.lab.root / path
 
     def settle(self, quiet_s: float = 3.0, within_s: float = 30.0) -> None:
         """Until what happened has been read: no request for `quiet_s`."""

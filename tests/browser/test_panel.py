@@ -133,10 +133,7 @@ def test_an_idle_panel_asks_nothing(visit: Visit) -> None:
 
 def test_an_endpoint_made_in_a_notebook_appears(visit: Visit, tiny_llama: Path) -> None:
     visit.notebook()
-    visit.page.evaluate(
-        "source => window.jupyterapp.shell.currentWidget.content.activeCell.model.sharedModel.setSource(source)",
-        f"%load_ext nbgpu\n%gpu deploy '{tiny_llama}' --name {LONG}",
-    )
+    visit.write(f"%load_ext nbgpu\n%gpu deploy '{tiny_llama}' --name {LONG}")
     visit.run_selected()
     assert visit.mistakes() == []
     expect(visit.row(LONG)).to_be_visible()

@@ -52,7 +52,7 @@ format: setup-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: setup-dev engine
+bench: setup-dev engine front-end
 	$(PY) -m tests.bench
 
 engine:

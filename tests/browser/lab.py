@@ -8,12 +8,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-from playwright.sync_api import Browser, BrowserContext, Locator, Page
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
 
 from tests.support.backend import CLONE, BackendProcess
 from tests.support.waiting import until
@@ -22,7 +23,36 @@ EXTENSION = CLONE / "extension"
 BUILT = EXTENSION / "nbgpu_lab" / "labextension"
 AXE = EXTENSION / "node_modules" / "axe-core" / "axe.min.js"
 OUT = CLONE / "out" / "browser"
+CHROMIUM = Path("/usr/bin/chromium")
+# As root, without a screen, and without the browser's own calls to the network.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
+
+
+def lacking() -> str | None:
+    """What has to be there first, as a sentence."""
+    if not CHROMIUM.exists():
+        return "there is no /usr/bin/chromium: install Debian's package chromium"
+    if not (BUILT / "package.json").exists() or not AXE.exists():
+        return "the front end is not built: `make front-end` builds it"
+    return None
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """While it is there, Playwright's event loop counts as running: no asyncio besides."""
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield browser
+        browser.close()
 
 
 class LabProcess:
@@ -226,6 +256,25 @@ class Visit:
             self.page.wait_for_timeout(100)
             if len(self.requests) != seen:
                 seen, since = len(self.requests), time.monotonic()
+
+    def changes_ms(self, name: str, count: int) -> list[float]:
+        """How long changes of an endpoint in view took, from the request to the text in the document.
+
+        Both ends are measured from here. Playwright's TimeoutError: one was not shown at all.
+        """
+        took = []
+        for number in range(count):
+            action, state = (("stop", "stopped"), ("start", "asleep"))[number % 2]
+            self.page.wait_for_timeout(300)  # changes that stand alone
+            began = time.perf_counter()
+            self.lab.backend.http.post(f"/v2/serverless/{name}/action", json={"action": action})
+            self.page.wait_for_function(
+                "([name, state]) => document.querySelector("
+                "`[data-endpoint=${name}] .nbgpu-Row-reason b`)?.textContent === state",
+                arg=[name, state],
+            )
+            took.append((time.perf_counter() - began) * 1000)
+        return took
 
     def shoot(self, name: str) -> None:
         """In both themes."""

@@ -62,7 +62,8 @@ class LabProcess:
         self.folder = folder
         self.root = folder / "notebooks"
         self.backend = BackendProcess(folder / "home")
-        self.backend.environment.update(environment or {})
+        # so that Jupyter writes its root with ~, as it does for most people
+        self.backend.environment.update({"HOME": str(folder), **(environment or {})})
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -56,7 +56,8 @@ class JupyterProcess:
             "IdentityProvider.token": TOKEN,
             **{f"ServerApp.{name}": value for name, value in self.settings.items()},
         }
-        own = {f"JUPYTER_{kind}_DIR": str(self.folder / kind) for kind in ("CONFIG", "RUNTIME", "DATA")}  # fmt: skip
+        own = {"HOME": str(self.folder)}  # Jupyter writes its root with ~ then
+        own |= {f"JUPYTER_{kind}_DIR": str(self.folder / kind) for kind in ("CONFIG", "RUNTIME", "DATA")}  # fmt: skip
         with open(self.folder / "log", "wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "jupyter_server", *(f"--{k}={v}" for k, v in settings.items())],

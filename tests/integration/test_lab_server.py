@@ -27,7 +27,12 @@ def question(name: str, **upstream: Any) -> dict[str, Any]:
 
 def test_nothing_is_started_until_a_request_wants_the_backend(jupyter: JupyterProcess) -> None:
     assert not jupyter.home.backend_json.exists()
+    never = {"X-Nbgpu-Start": "never"}
+    answer = jupyter.http.get("nbgpu/api/nbgpu/v1/changes", headers=never)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert not jupyter.home.backend_json.exists()
     assert jupyter.api("nbgpu/v1/summary")["endpoints"] == []
+    assert jupyter.http.get("nbgpu/api/nbgpu/v1/changes", headers=never).json()["gap"] is True
     assert jupyter.home.backend_json.exists()
 
 
@@ -136,6 +141,12 @@ async def test_changes_come_over_jupyters_event_bus_and_not_more_than_twenty_a_s
     assert [m["seq"] for m in messages] == sorted(m["seq"] for m in messages)
     at = [when for when, _ in heard]
     assert all(late - early > 0.9 for early, late in zip(at, at[20:], strict=False))
+
+
+def test_the_page_knows_jupyters_root_without_its_tilde(jupyter: JupyterProcess) -> None:
+    page = jupyter.http.get("lab").text
+    assert f'"nbgpuRoot": "{jupyter.folder / "root"}"' in page
+    assert '"serverRoot": "~/root"' in page
 
 
 def test_after_a_gap_there_is_a_snapshot(jupyter: JupyterProcess) -> None:

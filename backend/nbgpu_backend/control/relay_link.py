@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from nbgpu_backend.domain.jobs import read_chunk, read_post
@@ -25,6 +26,14 @@ DISK_PAUSE_S = 1.0
 BIG = 256 << 10  # a longer post is read in a thread
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a relay's hello told, and what it had been sent by then."""
+
+    held: Sequence[str] = ()
+    delivered: dict[str, float] = field(default_factory=dict)
+
+
 class RelayLink:
     """Implements serving.pull.Wire."""
 
@@ -38,10 +47,10 @@ class RelayLink:
         self._relay: Relay | None = None
         self._worker: PullWorker | None = None
         self._want: dict[str, Any] | None = None  # the poll that is open
-        self._held: list[str] = []
+        self._found = _Found()
         self._unacked = -1  # posts of former times that are still to come
         self._draining = False
-        self._posts: asyncio.Queue[Post | list[str]] = asyncio.Queue()
+        self._posts: asyncio.Queue[Post | _Found] = asyncio.Queue()
 
     def attach(self, worker: PullWorker) -> None:
         """From now on it gets jobs."""
@@ -85,7 +94,7 @@ class RelayLink:
     def _hear(self, frame: Frame) -> None:
         header, worker = frame.header, self._worker
         if frame.op == "hello":
-            self._held = list(header["held"])
+            self._found = _Found(header["held"], self._board.delivered(self._worker_id))
             self._expect(int(header["unacked"]))
         elif frame.op == "post":
             self._posts.put_nowait(
@@ -112,7 +121,7 @@ class RelayLink:
         """After the last post of former times it is known what of its jobs never reached it."""
         self._unacked = max(-1, unacked)
         if unacked == 0:
-            self._posts.put_nowait(self._held)
+            self._posts.put_nowait(self._found)
 
     def _wants(self, header: dict[str, Any]) -> None:
         assert self._worker is not None
@@ -128,9 +137,9 @@ class RelayLink:
     async def _store(self) -> None:
         while True:
             item = await self._posts.get()
-            if isinstance(item, list):
+            if isinstance(item, _Found):
                 if self._worker is not None:
-                    self._board.held_by(self._worker, item)
+                    self._board.held_by(self._worker, item.held, item.delivered)
                 continue
             await self._take(item)
             if self._relay is not None:

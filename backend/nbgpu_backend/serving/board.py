@@ -496,23 +496,32 @@ class JobBoard:
             else:
                 self._again_or_fail(job, why)
 
-    def held_by(self, worker: PullWorker, ids: Iterable[str]) -> None:
-        """A relay that was found again says what its handler has; the rest never reached it."""
+    def delivered(self, worker_id: str) -> dict[str, float]:
+        """Jobs that were sent to it, and when."""
+        jobs = (self.live.get(t.id) for t in self._queue.core.held.get(worker_id, ()))
+        return {job.id: job.started for job in jobs if job is not None and job.started is not None}
+
+    def held_by(self, worker: PullWorker, ids: Iterable[str], delivered: dict[str, float]) -> None:
+        """A relay that was found again said what its handler has. Of what had been `delivered` at that
+        moment the rest never reached it; what was sent since is another matter."""
         known = frozenset(ids)
-        held = {t.id: t for t in self._queue.core.held.get(worker.id, ())}
         now = self._clock.elapsed()
+        held = {t.id: t for t in self._queue.core.held.get(worker.id, ())}
         for job_id, ticket in held.items():
             job = self.live.get(job_id)
-            if job is None:
-                self._queue.release(ticket)
-            elif job.started is None:
-                continue  # it is on its way to the disk, and then to the worker
+            if job is None and job_id not in known:
+                self._release(worker, ticket)
             elif job_id in known:
                 worker.given.setdefault(job_id, now)
                 if ticket not in worker.marks:
                     worker.marks[ticket] = worker.take(now)
-            elif job.settling is None:
-                job.ticket.tries -= 1
+            elif (
+                job is not None
+                and job.settling is None
+                and job.started == delivered.get(job_id, -1)
+            ):
+                self._unmark(worker, ticket)
+                ticket.tries -= 1
                 self._back(job, "it had not reached its worker", counted=False)
         for job_id in known - held.keys():  # final here, and perhaps at work there
             ghost = Ticket(job_id, "", now, now, durable=True)

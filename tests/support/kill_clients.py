@@ -82,7 +82,7 @@ class Clients:
         self._number += 1
         number, random = self._number, self.random
         endpoint = LONE if random.random() < LONE_SHARE else TOGETHER
-        given = {"n": number, "s": round(random.uniform(0.0, 0.4), 3)}
+        given = {"n": number, "s": round(max(0.0, random.uniform(-0.7, 2.0)), 3)}
         cancel = random.random() < CANCELLED_SHARE
         after = random.uniform(0.0, 1.5)
         answer = await self.ask("POST", f"/v2/{endpoint}/run", {"input": given})

@@ -7,6 +7,7 @@ killed: a hard link keeps it. So it is known of every run whether it ought to ha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sqlite3
@@ -165,16 +166,16 @@ class _Run:
             await self.start_again()
 
     async def start_again(self) -> None:
-        """One time in three it is killed once more while it starts."""
+        """One time in three it is killed once more, while it starts or soon after."""
         starting = asyncio.create_task(asyncio.to_thread(self.process.start))
         if self.random.random() < 1 / 3:
-            await asyncio.sleep(self.random.uniform(0.2, 1.5))
+            await asyncio.sleep(self.random.uniform(0.1, 1.0))
             if self.kill_a_young_backend():
                 self.found.killed["backend"] += 1
-        try:
-            await starting
-        except BackendError:
-            await asyncio.to_thread(self.process.start)
+                with contextlib.suppress(BackendError):
+                    await starting
+                starting = asyncio.create_task(asyncio.to_thread(self.process.start))
+        await starting
 
     def kill_a_young_backend(self) -> bool:
         """By its parent, which we are: it may not have said yet who it is."""

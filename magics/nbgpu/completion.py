@@ -18,7 +18,7 @@ LINE = re.compile(r"(?:^|=)\s*%{1,2}gpu\s+(.*)$")
 FRESH_S = 3.0
 TIMEOUT_S = 0.5
 FIXED = {
-    "engine": ["vllm", "command"],
+    "engine": ["vllm", "handler", "command"],
     "managed": ["vllm"],
     "action": ["ls", "add"],
     "chart": ["latency", "cost"],

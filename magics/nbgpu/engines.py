@@ -58,6 +58,8 @@ def listing(home: Home | None = None) -> EngineListing:
     if not rows:
         rows.append({"engine": "vllm", "version": "", "where": "",
                      "state": "not installed: nbgpu engine add vllm"})  # fmt: skip
+    rows.append({"engine": "handler", "version": "", "where": "",
+                 "state": "always there: a Python file; its environment comes with the deploy"})  # fmt: skip
     rows.append({"engine": "command", "version": "", "where": "",
                  "state": "always there: any server that speaks OpenAI's API"})  # fmt: skip
     return EngineListing(rows)

@@ -35,7 +35,7 @@ def plain(client: Client, call: Call) -> Any:
 
 
 def deploy(client: Client, call: Call) -> Endpoint:
-    """Create or converge, wait for the weights, and say in a sentence what came of it."""
+    """Create or converge, wait for weights or environment, and say in a sentence what came of it."""
     line = live.line()
     began, began_us = time.monotonic(), time.time_ns() // 1000
     first: Endpoint | None = None
@@ -56,7 +56,11 @@ def _weights(
     waited = False
     while found.nbgpu.model.fetch.state == "running":
         fetch, share = found.nbgpu.model.fetch, None
-        parts = [f"{found.name}: fetching {found.nbgpu.model.ref}, {size(fetch.bytes_done)}"]
+        if fetch.what == "environment":
+            parts = [f"{found.name}: installing its environment"]
+            parts += [fetch.text] if fetch.text else []
+        else:
+            parts = [f"{found.name}: fetching {found.nbgpu.model.ref}, {size(fetch.bytes_done)}"]
         if fetch.bytes_total:
             share = fetch.bytes_done / fetch.bytes_total
             parts[0] += f" of {size(fetch.bytes_total)} ({share:.0%})"
@@ -72,13 +76,16 @@ def _weights(
     fetch = found.nbgpu.model.fetch
     took = span(time.monotonic() - began)
     if fetch.state == "failed":
-        line.end(f"{found.name}: no weights after {took}" if waited else "")
+        line.end(f"{found.name}: no {fetch.what} after {took}" if waited else "")
         raise errors.DeployFailed(
-            fetch.error or f"The weights of {found.nbgpu.model.ref} did not come.",
+            fetch.error or f"The {fetch.what} of {found.nbgpu.model.ref} did not come.",
             "" if fetch.error else f"See %gpu why {found.name}",
         )
     if waited:
-        line.end(f"{found.name}: weights fetched in {took} ({size(fetch.bytes_total)})")
+        done = f"weights fetched in {took} ({size(fetch.bytes_total)})"
+        if fetch.what == "environment":
+            done = f"environment installed in {took}"
+        line.end(f"{found.name}: {done}")
     found.nbgpu.outcome, found.nbgpu.changes = outcome, changes
     return found
 
@@ -96,9 +103,12 @@ def _outcome(client: Client, first: Endpoint, found: Endpoint) -> str:
         changes = "; ".join(line for c in n.changes for line in _change(c.field, c.old, c.new))
         return f"{found.name} is changed, and its workers with it: {changes}.{troubled}"
     ask = "%%gpu ask" if client.face == "magic" else "nbgpu ask"
+    then = f"Ask it with: {ask} {found.name}"
+    if n.model.source == "handler":
+        then = f"Its jobs are posted to {found.request_urls.run}"
     said = (
         f"{found.name} is deployed: {limits.min} to {limits.max} workers, "
-        f"each stops after {span(limits.idle_timeout)} without work. Ask it with: {ask} {found.name}"
+        f"each stops after {span(limits.idle_timeout)} without work. {then}"
     )
     if limits.min:
         said += "\n" + _always_on(client, found)

@@ -34,9 +34,17 @@ class Report:
     figures: list[Figure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    keys: dict[str, float] = field(
+        default_factory=dict
+    )  # figures by a fixed name, at the top of the JSON
 
     def add(self, name: str, value: float, unit: str, limit: float | None = None) -> None:
         self.figures.append(Figure(name, round(value, 4), unit, limit))
+
+    def key(self, name: str, value: float, goal: float) -> None:
+        """A rate that ought to be at least `goal`."""
+        self.keys[name] = round(value, 1)
+        self.add(name.replace("_", " "), value, f"(goal {goal:g})")
 
     def check(self, right: bool, otherwise: str) -> None:
         if not right:
@@ -49,7 +57,8 @@ class Report:
         return "\n".join(lines)
 
     def dump(self) -> dict[str, Any]:
-        return asdict(self)
+        found = asdict(self)
+        return {**found.pop("keys"), **found}
 
 
 Run = Callable[[argparse.Namespace], Report]

@@ -177,7 +177,7 @@ class Core:
             )
             history = select(instances).where(instances.c.endpoint_id == record.id)
             past = await services.state.rows(history.order_by(instances.c.intent_us))
-            control.generation = max((r["generation"] for r in past), default=0)
+            control.launcher.generation = max((r["generation"] for r in past), default=0)
             control.cold_starts = [
                 (r["ready_us"] - r["started_us"]) / 1e6
                 for r in past
@@ -232,9 +232,9 @@ class Core:
                 continue
             if seen.state == "running":
                 key = await services.provider.read_secret(record.name, "key")
-                control.adopt(record, seen, key)
+                control.launcher.adopt(record, seen, key)
             else:
-                await control.bury(record, seen.exit or await self._lost(record))
+                await control.launcher.bury(record, seen.exit or await self._lost(record))
         for name, seen in found.items():
             if seen.state == "running":
                 self.orphans[name] = seen

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import secrets
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, update
 
-from nbgpu_backend.control.endings import certain
-from nbgpu_backend.control.probe import free_port
-from nbgpu_backend.control.records import EndpointRecord, InstanceRecord
+from nbgpu_backend.control.launcher import Launcher
+from nbgpu_backend.control.records import EndpointRecord
 from nbgpu_backend.control.services import Services
 from nbgpu_backend.control.status import Status
 from nbgpu_backend.control.weights import Weights
@@ -28,9 +24,9 @@ from nbgpu_backend.domain import scaling
 from nbgpu_backend.domain.pricing import plain
 from nbgpu_backend.domain.scaling import Observation, ScalingMemory, ScalingPolicy, WorkerLoad
 from nbgpu_backend.domain.states import WORKER_STATES
-from nbgpu_backend.engines.base import Engine, WorkerSpec
-from nbgpu_backend.errors import NbgpuError, NoMemory, Unavailable
-from nbgpu_backend.providers.base import Exit, Observed
+from nbgpu_backend.engines.base import Engine
+from nbgpu_backend.errors import NbgpuError, Unavailable
+from nbgpu_backend.providers.base import Exit
 from nbgpu_backend.schema.common import Reason
 from nbgpu_backend.schema.endpoints import QueueDelay
 from nbgpu_backend.serving.board import JobBoard, JobLimits
@@ -43,8 +39,6 @@ from nbgpu_backend.store.tables import endpoints
 
 log = logging.getLogger(__name__)
 
-START_TRIES = 3  # starts in a row that may fail before the endpoint is held down
-RETRY_S = 2.0  # after a failed start, and while there is too little memory
 HEALTH_STATES = ("idle", "initializing", "ready", "running", "throttled", "unhealthy")
 DEATH_S = 1.0  # between a broken connection and the notice of the death behind it
 
@@ -56,7 +50,7 @@ class EndpointControl:
         self.workers: dict[str, WorkerControl] = {}
         self.weights = Weights(
             record.model,
-            services.fetcher,
+            services,
             self._weights_arrived,
             self._weights_failed,
             lambda: services.pulse.touch(record.id),
@@ -64,7 +58,6 @@ class EndpointControl:
         self.last_failure: Reason | None = None
         self.cold_starts: list[float] = []
         self.requests_total = 0
-        self.generation = 0
         self.status = Status(self, services.clock)
         self.queue = EndpointQueue(record.name, record.spec.nbgpu.policy.queue_max, self.wake)
         self.board = JobBoard(
@@ -74,9 +67,7 @@ class EndpointControl:
         self.board.tell = lambda job_id: services.webhooks.due(self.board, job_id)
         self._services = services
         self._memory = ScalingMemory()
-        self.throttled: Reason | None = None
-        self._not_before = 0.0  # no launch before this instant of `elapsed`
-        self._failed_starts = 0
+        self.launcher = Launcher(self, services)
         self._looks: tuple[object, ...] = ()
         self._scheduled = False
         self._closing = False
@@ -118,6 +109,11 @@ class EndpointControl:
     @property
     def pulls(self) -> bool:
         return self.engine.pull
+
+    @property
+    def throttled(self) -> Reason | None:
+        """Why no worker is started though one is needed."""
+        return self.launcher.throttled
 
     def worker_counts(self) -> dict[str, int]:
         counts = dict.fromkeys(HEALTH_STATES, 0)
@@ -234,18 +230,18 @@ class EndpointControl:
             held=core.in_progress(),
             up=len(serving),
             coming=len(coming),
-            slots=self._slots(),
+            slots=self.slots(),
         )
         decision = scaling.decide(self.policy(), seen, self._memory, now)
         self._memory = decision.memory
         have = len(serving) + len(coming)
         wake_at = decision.wake_at
         if decision.target > have:
-            wake_at = min(wake_at, self._grow(decision.target - have, now))
+            wake_at = min(wake_at, self.launcher.grow(decision.target - have, now))
         elif decision.target < have:
             self._shrink([*serving, *coming], have - decision.target)
         if self.throttled is not None and not core.waiting and decision.target <= have:
-            self.throttled = None
+            self.launcher.throttled = None
         self._schedule(wake_at, now)
 
     def _schedule(self, wake_at: float, now: float) -> None:
@@ -255,19 +251,6 @@ class EndpointControl:
         if wake_at != scaling.FOREVER:
             delay = max(0.001, wake_at - now)
             self._timer = asyncio.get_running_loop().call_later(delay, self.wake)
-
-    def _grow(self, count: int, now: float) -> float:
-        """Start workers; returns when to ask again."""
-        if not self.weights.here:
-            self.weights.start()
-            return scaling.FOREVER
-        if now < self._not_before:
-            return self._not_before
-        for _ in range(count):
-            if not self._admit(now):
-                return self._not_before
-            self._launch()
-        return scaling.FOREVER
 
     def _shrink(self, workers: list[WorkerControl], surplus: int) -> None:
         loads = [
@@ -288,100 +271,11 @@ class EndpointControl:
                 self.queue.withdraw(worker.id)
                 worker.end("rolled", "its settings were changed")
 
-    def _slots(self) -> int:
+    def slots(self) -> int:
         """Of one worker. What a handler takes at a time is known from what it asks for."""
         if self.engine.pull:
             return max((w.slots for w in self.board.workers.values()), default=1)
         return self.engine.concurrency(self.record.spec.nbgpu.engine.options)
-
-    # --- launching ----------------------------------------------------------------------------------
-
-    def _admit(self, now: float) -> bool:
-        """Is there memory for one more? If not, wait for what will be freed, or say no to who waits."""
-        services = self._services
-        fit = services.memory.fit(
-            needed=self._memory_needed(), available=services.provider.available_memory()
-        )
-        if fit.fits:
-            self.throttled = None
-            return True
-        self._not_before = now + RETRY_S
-        values: dict[str, Any] = {"needed": fit.needed, "available": fit.available}
-        reason = Reason(
-            code="no_memory", text=f"too little memory: {fit.text}",
-            since_us=self.throttled.since_us if self.throttled else self._services.clock.now(),
-            values=values,
-        )  # fmt: skip
-        if self.throttled is None:
-            self._later(
-                self._tell("worker.throttled", f"{self.name} waits: {reason.text}", **values)
-            )
-        self.throttled = self.last_failure = reason
-        if not fit.ever:
-            self.queue.fail_waiting(
-                NoMemory(
-                    f"'{self.name}' cannot start here: {fit.text}.",
-                    "End other programs, or deploy a smaller model, or set a smaller "
-                    "--kv-cache-memory-bytes after `--`.",
-                    **values,
-                )
-            )
-        return False
-
-    def _launch(self) -> None:
-        services, spec = self._services, self.record.spec
-        self.generation += 1
-        worker_id = "w-" + secrets.token_hex(5)
-        record = InstanceRecord(
-            id=worker_id,
-            name=f"nbgpu-{services.installation}-{worker_id}-{self.generation}",
-            endpoint_id=self.id,
-            provider=spec.nbgpu.place.on,
-            generation=self.generation,
-            endpoint_version=self.record.version,
-            tier="plain",
-            port=0 if self.engine.pull else free_port(),
-            slots=self._slots(),
-            intent_us=services.clock.now(),
-        )
-        services.memory.reserve(worker_id, self._memory_needed())
-        worker = self._control(record)
-        worker.launch(
-            WorkerSpec(
-                served_name=self.name,
-                model=self.model_path(),
-                port=record.port,
-                cpu=spec.nbgpu.place.cpu or default_threads(),
-                options=spec.nbgpu.engine.options,
-                env={"HOME": str(services.home.instances / record.name), **spec.env},
-                endpoint=self.id,
-                worker=worker_id,
-            ),
-            cwd=spec.nbgpu.cwd if spec.nbgpu.engine.name == "command" else None,
-        )
-
-    def adopt(self, record: InstanceRecord, seen: Observed, key: str | None) -> None:
-        self._services.memory.reserve(record.id, self._memory_needed())
-        self._control(record).adopt(seen, key)
-
-    async def bury(self, record: InstanceRecord, ended: Exit) -> None:
-        """Write down the end of a worker that ended while no backend was there."""
-        await self._control(record).bury(ended)
-
-    def _control(self, record: InstanceRecord) -> WorkerControl:
-        policy = self.record.spec.nbgpu.policy
-        worker = WorkerControl(
-            self._services, self, self.engine, record,
-            unhealthy_s=policy.unhealthy_s, start_s=policy.start_s,
-        )  # fmt: skip
-        self.workers[record.id] = worker
-        return worker
-
-    def _memory_needed(self) -> int:
-        return self.engine.memory(self.model_path(), self.record.spec.nbgpu.engine.options)
-
-    def model_path(self) -> Path | None:
-        return Path(self.record.model.path) if self.record.model.path else None
 
     # --- what a worker tells (worker.Owner) -------------------------------------------------------------
 
@@ -393,8 +287,7 @@ class EndpointControl:
 
     def worker_ready(self, worker: WorkerControl) -> None:
         self._services.memory.taken(worker.id)
-        self._failed_starts = 0
-        self._not_before = 0.0
+        self.launcher.succeeded()
         if worker.timer.done:  # not an adopted one
             self.cold_starts.append(worker.age())
         push = worker.serving
@@ -417,19 +310,10 @@ class EndpointControl:
             self.last_failure = Reason(
                 code="worker_died", text=text, since_us=ended.ended_us, values=values
             )
-            if worker.serving is None:
-                self._start_failed(worker, ended, text)
+            if worker.serving is None and self.launcher.failed(ended, text):
+                self._hold_down("start_failed", text, {"tail": list(ended.tail)[-12:]})
         self._drop_others(worker)
         self.wake()
-
-    def _start_failed(self, worker: WorkerControl, ended: Exit, text: str) -> None:
-        """Again, unless it is certain to fail again, or has failed too often."""
-        self._failed_starts += 1
-        port_taken = "port" in text and "in use" in text
-        if (certain(self.engine, ended) and not port_taken) or self._failed_starts >= START_TRIES:
-            self._hold_down("start_failed", text, {"tail": list(ended.tail)[-12:]})
-        else:
-            self._not_before = self._services.clock.elapsed() + RETRY_S * (self._failed_starts - 1)
 
     def _drop_others(self, worker: WorkerControl) -> None:
         """Keep the last one that ended, for its log lines; forget the others."""
@@ -439,15 +323,18 @@ class EndpointControl:
 
     # --- changes -----------------------------------------------------------------------------------------
 
+    def refuse_waiting(self, error: NbgpuError) -> None:
+        """No worker will come for the requests and jobs that wait."""
+        self.queue.fail_waiting(error)
+        self._later(self.board.fail_queued(str(error)))
+
     def _hold_down(self, code: str, text: str, values: dict[str, Any]) -> None:
         """Give up: nothing is started or billed until a person says `start`."""
         reason = Reason(code=code, text=text, since_us=self._services.clock.now(), values=values)
         self.record.failure = reason.model_dump()
-        self._failed_starts = 0
         error = self.refusal()
         assert error is not None
-        self.queue.fail_waiting(error)
-        self._later(self.board.fail_queued(str(error)))
+        self.refuse_waiting(error)
         self._later(self.save("endpoint.failed", f"{self.name} does not start: {text}"))
 
     async def save(self, kind: str | None, text: str = "", **values: Any) -> None:
@@ -468,19 +355,15 @@ class EndpointControl:
             await worker.ended.wait()
 
     async def _weights_arrived(self) -> None:
-        size = self.record.model.bytes / 1e6
-        await self.save("model.fetched", f"The weights of {self.name} are here ({size:.0f} MB)")
+        await self.save("model.fetched", self.weights.arrived_words(self.name))
         self.wake()
 
     async def _weights_failed(self, error: NbgpuError) -> None:
-        refused = Unavailable(
-            f"'{self.name}' has no weights: {error.what}", error.next_step, code=error.code
+        lacking = self.weights.lacking_words(self.name)
+        self.refuse_waiting(
+            Unavailable(f"{lacking}: {error.what}", error.next_step, code=error.code)
         )
-        self.queue.fail_waiting(refused)
-        await self.board.fail_queued(str(refused))
-        await self._tell(
-            "model.failed", f"The weights of {self.name} could not be fetched: {error}"
-        )
+        await self._tell("model.failed", f"{self.weights.failed_words(self.name)}: {error}")
 
     def launch_no_more(self) -> None:
         self._closing = True
@@ -500,6 +383,9 @@ class EndpointControl:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def tell_later(self, kind: str, text: str, **values: Any) -> None:
+        self._later(self._tell(kind, text, **values))
+
     async def _tell(self, kind: str, text: str, **values: Any) -> None:
         await self._services.state.commit(None, self._draft(kind, text, values))
 
@@ -508,8 +394,3 @@ class EndpointControl:
             at_us=self._services.clock.now(), kind=kind, text=text,
             endpoint_id=self.id, endpoint=self.name, values=values,
         )  # fmt: skip
-
-
-def default_threads() -> int:
-    """All cores but one, which the gateway and the notebook share."""
-    return max(1, len(os.sched_getaffinity(0)) - 1) if hasattr(os, "sched_getaffinity") else 1

@@ -141,9 +141,8 @@ class Endpoints:
         if any(change.field in (*ROLLING, "revision") for change in changes):
             record.version += 1
         record.spec, record.stopped, record.failure = wanted, False, None
-        if not (
-            record.model.ref == prepared.model.ref and record.model.fetched and not prepared.plan
-        ):
+        # one that is on its way as it is wanted is left alone
+        if prepared.model != record.model:
             record.model = prepared.model
             await control.weights.replace(prepared.model)
         control.use(prepared.engine)
@@ -158,7 +157,7 @@ class Endpoints:
     def _begin(self, control: EndpointControl, prepared: Prepared) -> None:
         if prepared.plan is not None:
             control.weights.planned(prepared.plan)
-            control.weights.start()
+        control.weights.start()
         control.wake()
 
     def _check_owner(self, existing: EndpointControl, spec: CreateEndpoint) -> None:
@@ -186,7 +185,8 @@ class Endpoints:
             if (value := getattr(update_.nbgpu, field)) is not None:
                 setattr(spec.nbgpu, field, value)
         spec.nbgpu.converge = spec.nbgpu.take = True
-        spec.nbgpu.cwd = None
+        if control.record.model.source != "handler":
+            spec.nbgpu.cwd = None
         if control.record.model.source == "directory":
             spec.nbgpu.model = control.record.model.path
         stopped = control.record.stopped

@@ -20,7 +20,7 @@ from nbgpu_backend.schema.endpoints import CreateEndpoint, Place
 class Prepared:
     engine: Engine
     model: ModelRecord
-    plan: FetchPlan | None  # of weights that are still to be fetched
+    plan: FetchPlan | None  # of weights that are still to be fetched from the hub
 
 
 async def prepare(spec: CreateEndpoint, services: Services) -> Prepared:
@@ -58,13 +58,13 @@ def _check_place(place: Place) -> None:
 
 async def _model(spec: CreateEndpoint, services: Services) -> tuple[ModelRecord, FetchPlan | None]:
     ref = spec.nbgpu.model
+    if spec.nbgpu.engine.name == "handler":
+        return await _handler(spec, services), None
     if ref is None:
         if spec.nbgpu.engine.name == "command":
             return ModelRecord("", "none", None, None, 0, True), None
         raise BadRequest("No model is named.", "Give a hub id (org/name), a directory or a name.")
-    found = locate(
-        ref, services.home, Path(spec.nbgpu.cwd) if spec.nbgpu.cwd else services.home.root
-    )
+    found = locate(ref, services.home, _cwd(spec, services))
     if isinstance(found, LocalModel):
         source = "library" if found.path.parent == services.home.models else "directory"
         return ModelRecord(ref, source, str(found.path), None, weight_bytes(found.path), True), None
@@ -75,3 +75,15 @@ async def _model(spec: CreateEndpoint, services: Services) -> tuple[ModelRecord,
         record.fetched = True
         return record, None
     return record, plan
+
+
+async def _handler(spec: CreateEndpoint, services: Services) -> ModelRecord:
+    ref = spec.nbgpu.model
+    if not ref:
+        raise BadRequest("No file is named.", "Give the handler's file, such as handler.py.")
+    found = await services.builder.look(ref, _cwd(spec, services))
+    return ModelRecord(ref, "handler", str(found.path), found.revision, found.bytes, found.ready)
+
+
+def _cwd(spec: CreateEndpoint, services: Services) -> Path:
+    return Path(spec.nbgpu.cwd) if spec.nbgpu.cwd else services.home.root

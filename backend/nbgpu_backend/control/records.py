@@ -10,10 +10,13 @@ from nbgpu_backend.schema.endpoints import CreateEndpoint
 
 @dataclass(slots=True)
 class ModelRecord:
-    """`fetched`: the weights lie at `path`. `bytes` counts the weights."""
+    """`fetched`: the weights lie at `path`. `bytes` counts the weights.
+
+    Of a handler, `path` is its file, `bytes` counts its code and `fetched` means its environment.
+    """
 
     ref: str
-    source: str  # hub, directory, library, none
+    source: str  # hub, directory, library, handler, none
     path: str | None
     revision: str | None
     bytes: int

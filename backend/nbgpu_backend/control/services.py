@@ -13,6 +13,7 @@ from nbgpu_backend.billing.rates import UNSET, Rate
 from nbgpu_backend.clock import Clock
 from nbgpu_backend.domain.memory import Reservations
 from nbgpu_backend.engines.base import Engine
+from nbgpu_backend.engines.handler.builder import Builder
 from nbgpu_backend.home import Home
 from nbgpu_backend.hub.fetcher import Fetcher
 from nbgpu_backend.providers.base import WorkerHost
@@ -42,9 +43,13 @@ class Services:
     webhooks: Webhooks
     externals: ExternalWorkers
     engine: Callable[[str], Engine]
+    builder: Builder = field(init=False)  # of the environments of handlers
     url: str = ""  # of this backend, known once it is bound
     memory: Reservations = field(default_factory=Reservations)
     rates: dict[str, Rate] = field(default_factory=dict)  # place -> dollars an hour
+
+    def __post_init__(self) -> None:
+        self.builder = Builder(self.home)
 
     def rate(self, place: str) -> Rate:
         return self.rates.get(place, Rate(Decimal(0), UNSET))

@@ -55,8 +55,7 @@ class Status:
         if control.record.failure is not None and state == "failed":
             return Reason(**control.record.failure)
         if control.weights.error is not None and state == "failed":
-            text = f"the weights could not be fetched: {control.weights.error}"
-            return Reason(code="weights", text=text.rstrip("."), since_us=self._since_us)
+            return control.weights.reason(self._since_us)
         if state == "throttled" and control.throttled is not None:
             return control.throttled
         starting = self.starting()

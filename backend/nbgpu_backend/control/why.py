@@ -37,14 +37,15 @@ async def why(control: EndpointControl, services: Services) -> Why:
 def _next_step(control: EndpointControl, state: str) -> str:
     name = control.name
     if control.weights.error is not None:
-        return (
-            f"nbgpu deploy {control.record.model.ref} --name {name}   goes on where the fetch broke"
-        )
+        deploy = f"nbgpu deploy {control.record.model.ref} --name {name}"
+        if control.record.model.source == "handler":
+            return f"{deploy}   tries again once requirements.txt is corrected"
+        return f"{deploy}   goes on where the fetch broke"
     return {
         "stopped": f"nbgpu start {name}   lets requests in again",
         "failed": f"nbgpu logs {name}   shows what the engine said; nbgpu start {name}   tries again",
         "asleep": f"nbgpu ask {name} hello   wakes it",
-        "fetching": "wait: requests are held until the weights are here",
+        "fetching": "wait: requests are held until that is done",
         "starting": f"wait: requests are held; nbgpu logs {name}   shows the engine",
         "throttled": "nbgpu ls   shows what else runs; nbgpu stop NAME   frees its memory",
         "ready": f"nbgpu ask {name} hello, or nbgpu stop {name}   to stop paying for it",

@@ -1,7 +1,9 @@
 """How workers are started and spoken to.
 
     base.py     what an engine is
+    venv.py     an environment that is built once; pip.py runs pip for it
     vllm/       vLLM's CPU edition
+    handler/    a Python file that calls runpod.serverless.start
     command/    any OpenAI-compatible server, by its command line
 
 An engine turns a WorkerSpec into a command line and a complete environment, checks the user's
@@ -14,7 +16,7 @@ from nbgpu_backend.engines.base import Engine
 from nbgpu_backend.errors import NotFound
 from nbgpu_backend.home import Home
 
-NAMES = ("vllm", "command")
+NAMES = ("vllm", "handler", "command")
 
 
 def engine(name: str, home: Home) -> Engine:
@@ -23,8 +25,12 @@ def engine(name: str, home: Home) -> Engine:
         from nbgpu_backend.engines.vllm.engine import VllmEngine
 
         return VllmEngine(home)
+    if name == "handler":
+        from nbgpu_backend.engines.handler.engine import HandlerEngine
+
+        return HandlerEngine(home)
     if name == "command":
         from nbgpu_backend.engines.command.engine import CommandEngine
 
         return CommandEngine(home)
-    raise NotFound(f"There is no engine {name!r}.", f"There are {' and '.join(NAMES)}.")
+    raise NotFound(f"There is no engine {name!r}.", f"There are {', '.join(NAMES)}.")

@@ -14,7 +14,7 @@ class WorkerSpec:
     """What an engine needs to know to start one worker."""
 
     served_name: str  # what `model` is called in OpenAI requests
-    model: Path | None  # a directory with weights; None where the engine brings its own
+    model: Path | None  # a directory with weights, or a handler's file; None for a command
     port: int  # on 127.0.0.1, free a moment ago
     cpu: int  # threads it may use
     options: Sequence[str]  # the user's, as typed after `--`

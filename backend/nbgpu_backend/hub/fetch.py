@@ -16,18 +16,16 @@ it dies with its parent; what has been fetched stays and is resumed.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import shutil
 import sys
-import threading
-from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from nbgpu_backend.childside import Say, printer
+from nbgpu_backend.childside import request as ask_parent
 from nbgpu_backend.hub.files import needed
 from nbgpu_backend.hub.partial import Blob, RemoteFile, fetch
 from nbgpu_backend.hub.refusals import refusal
@@ -36,8 +34,6 @@ AT_A_TIME = 4  # connections; one is seldom enough to fill a line, many annoy th
 EVERY_S = 0.2
 MARGIN_BYTES = 100_000_000  # left free on the disk
 HTTP_LIMIT = 50_000_000_000  # the hub hands larger files out through its own protocol only
-
-Say = Callable[[dict[str, object]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +46,7 @@ class Request:
     token: str | None = None
 
     @classmethod
-    def read(cls, line: str) -> Request:
-        given: dict[str, Any] = json.loads(line)
+    def of(cls, given: dict[str, Any]) -> Request:
         return cls(
             given["repo"],
             given["revision"],
@@ -262,25 +257,9 @@ def _literal(name: str) -> str:
     return name.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")
 
 
-def _end_with_parent(stdin: TextIO) -> None:
-    def wait_for_end() -> None:
-        with contextlib.suppress(OSError, ValueError):
-            while stdin.read(1):
-                pass
-        os._exit(1)
-
-    threading.Thread(target=wait_for_end, daemon=True).start()
-
-
 def main() -> None:
-    guard = threading.Lock()
-
-    def say(line: dict[str, object]) -> None:
-        with guard:
-            print(json.dumps(line), flush=True)
-
-    request = Request.read(sys.stdin.readline())
-    _end_with_parent(sys.stdin)
+    say = printer()
+    request = Request.of(ask_parent())
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     from huggingface_hub import constants

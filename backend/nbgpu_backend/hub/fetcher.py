@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nbgpu_backend.children import lines
 from nbgpu_backend.clock import Clock, SystemClock
 from nbgpu_backend.errors import (
     BadRequest,
@@ -116,30 +113,9 @@ class Fetcher:
             "plan_only": plan_only,
             "token": token,
         }
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "nbgpu_backend.hub.fetch",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env=dict(os.environ),
-        )
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            # stdin stays open: its end ends the child
-            await process.stdin.drain()
-            async for raw in process.stdout:
-                line: dict[str, Any] = json.loads(raw)
+        async with aclosing(lines("nbgpu_backend.hub.fetch", request)) as told:
+            async for line in told:
                 if line["kind"] == "error":
                     kind = ERRORS.get(line["code"], UpstreamError)
                     raise kind(line["what"], line["next"], code=line["code"], model=model.repo)
                 yield line
-        except ConnectionError:
-            return  # the child died before it read: the caller says so
-        finally:
-            process.stdin.close()
-            if process.returncode is None:
-                process.kill()
-            await process.wait()

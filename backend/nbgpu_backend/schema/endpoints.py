@@ -60,7 +60,7 @@ class Policy(Request):
 
 
 class EngineChoice(Request):
-    name: Literal["vllm", "command"] = "vllm"
+    name: Literal["vllm", "handler", "command"] = "vllm"
     options: list[str] = []
 
 
@@ -73,13 +73,15 @@ class Place(Request):
 class EndpointExtras(Request):
     """Our part of a create request."""
 
-    model: str | None = None
+    model: str | None = Field(None, description="for the engine handler: the path of its file")
     engine: EngineChoice = EngineChoice()
     place: Place = Place()
     policy: Policy = Policy()
     origin: Origin = Origin()
     tags: dict[str, str] = {}
-    cwd: str | None = Field(None, description="against which a relative model directory is read")
+    cwd: str | None = Field(
+        None, description="against which a relative path of a model or handler is read"
+    )
     converge: bool = Field(False, description="attach to, or change, the endpoint of this name")
     take: bool = Field(
         False, description="with converge: change it even if another notebook made it"
@@ -131,9 +133,14 @@ class EndpointAction(Request):
 
 
 class Fetch(Model):
-    """Weights on their way. `state`: `done`, `running`, `failed`."""
+    """What must be there before a worker starts: weights, or the environment of a handler.
+
+    An environment has no bytes to count: `text` says what is done just now.
+    """
 
     state: Literal["done", "running", "failed"]
+    what: Literal["weights", "environment"] = "weights"
+    text: str = ""
     bytes_done: int = 0
     bytes_total: int = 0
     seconds_left: float | None = None
@@ -142,7 +149,7 @@ class Fetch(Model):
 
 class ModelInfo(Model):
     ref: str
-    source: Literal["hub", "directory", "library", "none"]
+    source: Literal["hub", "directory", "library", "handler", "none"]
     revision: str | None = None
     path: str | None = None
     bytes: int = 0

@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl
 from nbgpu_backend.domain.jobs import (
     CANCELLED,
     FAILED,
+    IN_QUEUE,
     BadSubmission,
     read_chunk,
     read_post,
@@ -116,7 +117,7 @@ class _Call:
 
     async def _run(self, target: Target) -> None:
         job = await self._submit(target, RUN_LIMIT, sync=False)
-        await self._json({"id": job.id, "status": job.state})
+        await self._json({"id": job.id, "status": IN_QUEUE})
 
     async def _runsync(self, target: Target) -> None:
         job = await self._submit(target, RUNSYNC_LIMIT, sync=True)

@@ -97,7 +97,9 @@ class JobStore:
                     turn.set_exception(error)
 
         try:
-            written = self._database.writer.submit(lambda connection: _apply(connection, work))
+            written = self._database.writer.submit(
+                lambda connection: _apply(connection, work), weight=len(work)
+            )
         except RuntimeError:  # the writer is closed: this backend ends
             settle(DiskError("The backend is ending.", "Try again in a moment."))
             return

@@ -8,12 +8,22 @@ from sqlalchemy import (
     Column,
     Index,
     Integer,
-    LargeBinary,
     MetaData,
     String,
     Table,
     text,
 )
+from sqlalchemy.types import UserDefinedType
+
+
+class Bytes(UserDefinedType[bytes]):
+    """A BLOB as the driver takes and gives it; LargeBinary wraps each value."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        return "BLOB"
+
 
 state = MetaData()
 telemetry = MetaData()
@@ -106,7 +116,7 @@ jobs = Table(
     Column("state", String, nullable=False),
     Column("client", String, nullable=False),
     Column("low", Integer, nullable=False),
-    Column("body", LargeBinary),  # what the worker gets; NULL: a file
+    Column("body", Bytes),  # what the worker gets; NULL: a file
     Column("webhook", String),
     Column("webhook_state", String),  # pending, sent, failed
     Column("execution_ms", Integer),  # its own limit; NULL: the endpoint's
@@ -119,7 +129,7 @@ jobs = Table(
     Column("worker_id", String),
     Column("tries", Integer, nullable=False),
     Column("retried", Integer, nullable=False),
-    Column("output", LargeBinary),
+    Column("output", Bytes),
     Column("output_file", Integer, nullable=False),
     Column("error", String),
     Column("chunks_read", Integer, nullable=False),
@@ -135,7 +145,7 @@ job_chunks = Table(
     state,
     Column("job_id", String, primary_key=True),
     Column("n", Integer, primary_key=True),
-    Column("body", LargeBinary, nullable=False),
+    Column("body", Bytes, nullable=False),
     sqlite_with_rowid=False,
 )
 

@@ -104,7 +104,7 @@ export interface EndpointStatus {
 }
 
 export interface EngineChoice {
-  name: 'vllm' | 'command';
+  name: 'vllm' | 'handler' | 'command';
   options: string[];
 }
 
@@ -121,9 +121,11 @@ export interface Event {
   values: Record<string, unknown>;
 }
 
-/** Weights on their way. `state`: `done`, `running`, `failed`. */
+/** What must be there before a worker starts: weights, or the environment of a handler. */
 export interface Fetch {
   state: 'done' | 'running' | 'failed';
+  what: 'weights' | 'environment';
+  text: string;
   bytesDone: number;
   bytesTotal: number;
   secondsLeft: number | null;
@@ -132,7 +134,7 @@ export interface Fetch {
 
 export interface ModelInfo {
   ref: string;
-  source: 'hub' | 'directory' | 'library' | 'none';
+  source: 'hub' | 'directory' | 'library' | 'handler' | 'none';
   revision: string | null;
   path: string | null;
   bytes: number;

@@ -15,22 +15,40 @@ Thing = Annotated[str, Arg("the endpoint, or the id of a job", metavar="NAME", c
 SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD")
 
 
+# names that say nothing about what a program does; that of its folder may
+COMMON = ("handler", "rp_handler", "main", "app", "worker", "src", "", ".", "..", "~")
+
+
 def name_of(model: str) -> str:
-    """A name for an endpoint, from the model's: `Qwen/Qwen2.5-0.5B` gives `qwen2-5-0-5b`."""
-    last = re.split(r"[/:]", model.rstrip("/"))[-1]
+    """A name for an endpoint, from the model's: `Qwen/Qwen2.5-0.5B` gives `qwen2-5-0-5b`.
+
+    A handler's is its file's, `mood.py` gives `mood`, or its folder's: so does `mood/handler.py`.
+    """
+    parts = re.split(r"[/:]", model.rstrip("/"))
+    last = parts[-1]
+    if is_program(model):
+        last = last.removesuffix(".py")
+        if last in COMMON and len(parts) > 1 and parts[-2] not in COMMON:
+            last = parts[-2]
     return re.sub(r"[^a-z0-9]+", "-", last.lower())[:63].strip("-") or "endpoint"
 
 
 @verb(
     "deploy Qwen/Qwen2.5-0.5B-Instruct --name chat",
     "deploy ./model --name chat --workers 2 --idle 5m --max-model-len 2048",
+    "deploy mood/handler.py --name mood",
     "deploy --name llama --engine command -- llama-server -m model.gguf --port {port}",
     overview=1,
 )
 def deploy(
     model: Annotated[
         str | None,
-        Arg("a model of the Hugging Face hub, or a folder", metavar="MODEL", complete="model"),
+        Arg(
+            "a model of the Hugging Face hub, a folder with one, or a handler: a .py file that "
+            "calls runpod.serverless.start",
+            metavar="MODEL",
+            complete="model",
+        ),
     ] = None,
     *,
     name: Annotated[str | None, Arg("what to call it; by default from the model's name")] = None,
@@ -46,7 +64,13 @@ def deploy(
     ] = 60,
     env: Annotated[dict[str, str] | None, Arg("a variable for the engine", metavar="K=V")] = None,
     engine: Annotated[
-        str, Arg("what serves it", metavar="ENGINE", complete="engine", choices=("vllm", "command"))
+        str,
+        Arg(
+            "what serves it; a .py file is a handler anyway",
+            metavar="ENGINE",
+            complete="engine",
+            choices=("vllm", "handler", "command"),
+        ),
     ] = "vllm",
     take: Annotated[bool, Arg("change it even if another notebook made it")] = False,
     engine_options: Annotated[
@@ -54,13 +78,19 @@ def deploy(
         Arg("options of the engine, as it knows them", metavar="-- …", kind="rest"),
     ] = None,
 ) -> Call:
-    """Serve a model: workers start when asked and stop when idle.
+    """Serve a model, or the jobs of a handler: workers start when asked and stop when idle.
 
     Running it again is normal: the same settings find the endpoint as it is, changed settings roll it.
     Options that are not listed here go to the engine; after `--` all of them do.
     """
     from nbgpu_backend.schema.endpoints import CreateEndpoint
 
+    if model is not None and engine == "vllm" and is_program(model):
+        engine = "handler"
+    if model is None and engine == "handler":
+        raise UsageProblem(
+            "Which file?", "Write it first, as in: deploy handler.py --name jobs --engine handler"
+        )
     if model is None and engine != "command":
         raise UsageProblem(
             "Which model?", "Write it first, as in: deploy Qwen/Qwen2.5-0.5B-Instruct --name chat"
@@ -94,6 +124,10 @@ def deploy(
     )
     return Call("POST", "/v2/serverless", "Endpoint", checked, again=True, stamp=True,
                 follow="deploy", view="endpoint", about=called)  # fmt: skip
+
+
+def is_program(model: str) -> bool:
+    return model.endswith(".py")
 
 
 def check_env(env: dict[str, str]) -> None:

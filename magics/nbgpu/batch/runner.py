@@ -18,8 +18,6 @@ from nbgpu.batch.link import Link, Unsure
 from nbgpu.batch.rows import Row
 from nbgpu.verbs.call import part
 
-WAIT_S = 5.0  # one long poll for a job's end
-STALL_S = 10.0  # nothing of ours runs: low-priority jobs start no worker
 BUSY_S = (0.05, 30.0)  # how long a 429 is waited out
 GRACE_US = 2_000_000  # between our clock and the backend's
 BIG = 90_000  # characters of an input that the backend shows whole
@@ -45,6 +43,8 @@ class Policy:
     concurrency: int
     low_priority: bool
     raise_errors: bool
+    wait_s: float = 5.0  # one long poll for a job's end
+    stall_s: float = 10.0  # nothing of ours runs: low-priority jobs start no worker
     options: Mapping[str, Any] = field(default_factory=dict)  # of submission.body
 
 
@@ -271,7 +271,7 @@ class Runner:
         path = f"/v2/{self._endpoint}/status-sync/{part(job)}"
         while True:
             answer = await self._unless_stopped(
-                self._link.get(path, {"wait": round(WAIT_S * 1000)}, wait_s=WAIT_S)
+                self._link.get(path, {"wait": round(self._policy.wait_s * 1000)}, wait_s=self._policy.wait_s)
             )
             if answer.status_code == 404:
                 known = await self._link.get(f"/nbgpu/v1/jobs/{part(job)}")
@@ -299,7 +299,7 @@ class Runner:
             self._policy.low_priority
             and self._normal == 0
             and not self._running
-            and time.monotonic() - self._moved > STALL_S
+            and time.monotonic() - self._moved > self._policy.stall_s
         )
 
     async def _give_up(self, job: str) -> bool:

@@ -65,7 +65,7 @@ def failure(job: str, state: str, error: str | None) -> errors.JobFailed:
             f"The job {job} was cancelled.", "Submit it again to have its result.",
             job=job, state=state,
         )  # fmt: skip
-    said = (error or "it gives no reason").strip()
+    said = told(error or "it gives no reason").strip()
     said = said if said.endswith((".", "!", "?", "}")) else said + "."
     next_step = f"Try it again with: %gpu retry {job}"
     if state == TIMED_OUT:
@@ -73,7 +73,7 @@ def failure(job: str, state: str, error: str | None) -> errors.JobFailed:
             f"The job {job} timed out: {said}", next_step, job=job, state=state
         )
     return errors.JobFailed(
-        f"The job {job} failed: {told(said)}", f"See %gpu show {job}", job=job, state=state
+        f"The job {job} failed: {said}", f"See %gpu show {job}", job=job, state=state
     )
 
 
@@ -82,7 +82,7 @@ def told(error: str) -> str:
     import json
 
     try:
-        parsed = json.loads(error.removesuffix("."))
+        parsed = json.loads(error)
     except ValueError:
         return error
     if not isinstance(parsed, dict) or "error_message" not in parsed:

@@ -39,7 +39,13 @@ class Job:
         return bool(self.body.get("policy", {}).get("lowPriority"))
 
     def wire(self) -> dict[str, Any]:
-        found = {"id": self.id, "status": self.state, "delayTime": 5, "executionTime": 20, "workerId": "w1"}
+        found = {
+            "id": self.id,
+            "status": self.state,
+            "delayTime": 5,
+            "executionTime": 20,
+            "workerId": "w1",
+        }
         if self.output is not None:
             found["output"] = self.output
         if self.error is not None:
@@ -201,7 +207,11 @@ class Jobs:
             return failed(404, "The job was cancelled.", "job_cancelled")
         chunks, job.chunks = job.chunks, []
         state = "IN_PROGRESS" if chunks else job.state
-        body = {"status": state, "stream": [{"output": chunk} for chunk in chunks], "error": job.error}
+        body = {
+            "status": state,
+            "stream": [{"output": chunk} for chunk in chunks],
+            "error": job.error,
+        }
         return web.json_response(body)
 
     async def cancel(self, request: web.Request) -> web.Response:

@@ -60,7 +60,7 @@ class MapResult(Rich):
         """The values, then `output` as it came, `status` (RunPod's word), `error`, `delay_ms` in the queue,
         `execution_ms`, `cost` in dollars (NaN where it is unknown), `job`. The index is the values' own.
 
-        With `expand`, the keys of outputs that are objects are columns, too; of a model's answer, `text`.
+        With `expand`, the keys of outputs that are objects are columns, too; of a model's, `answer`.
         A name that the values have already is written with `job_` before it.
         """
         import pandas
@@ -140,7 +140,7 @@ def _value(record: Any) -> Any:
 
 
 def parts_of(output: Any) -> dict[str, Any]:
-    """The columns that an output has in it: an object's keys, or the `text` of a model's answer."""
+    """The columns that an output has in it: an object's keys, or the `answer` of a model."""
     if isinstance(output, list) and len(output) == 1 and isinstance(output[0], Mapping):
         answer = output[0]  # what a vLLM worker returns
         choices = answer.get("choices")
@@ -150,7 +150,7 @@ def parts_of(output: Any) -> dict[str, Any]:
                 message.get("content") if isinstance(message, Mapping) else choices[0].get("text")
             )
             usage = answer.get("usage") or {}
-            return {"text": said, "tokens_out": usage.get("completion_tokens")}
+            return {"answer": said, "tokens_out": usage.get("completion_tokens")}
     if isinstance(output, Mapping):
         return {str(key): value for key, value in output.items()}
     return {}

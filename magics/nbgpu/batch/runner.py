@@ -271,7 +271,9 @@ class Runner:
         path = f"/v2/{self._endpoint}/status-sync/{part(job)}"
         while True:
             answer = await self._unless_stopped(
-                self._link.get(path, {"wait": round(self._policy.wait_s * 1000)}, wait_s=self._policy.wait_s)
+                self._link.get(
+                    path, {"wait": round(self._policy.wait_s * 1000)}, wait_s=self._policy.wait_s
+                )
             )
             if answer.status_code == 404:
                 known = await self._link.get(f"/nbgpu/v1/jobs/{part(job)}")

@@ -17,6 +17,8 @@ from pydantic import ValidationError
 
 from nbgpu import errors, formats, origin, wire
 from nbgpu.handle import Endpoint
+from nbgpu.job import Job
+from nbgpu.results.jobs import JobListing, JobWhy, Purged
 from nbgpu.results.listing import Listing, SettingsView, Status
 from nbgpu.results.story import Deleted, LogView, WhyView
 from nbgpu.verbs.call import Call, part
@@ -99,7 +101,7 @@ class Client:
                 return Endpoint(self, found)
             case "status":
                 # a new backend on the former port is reached without this client noticing
-                backend = runtime.read(self._home or runtime.Home.default()) or self.backend
+                backend = runtime.read(self.home) or self.backend
                 return Status(found, backend)
             case "listing":
                 return Listing(found)
@@ -111,6 +113,14 @@ class Client:
                 return LogView(found, call.about)
             case "deleted":
                 return Deleted(call.about)
+            case "jobs":
+                return JobListing(found, call.about)
+            case "job":
+                return Job(self, found.job.endpoint, found.job.id, found)
+            case "job_why":
+                return JobWhy(*found)
+            case "purged":
+                return Purged(call.about, *found)
         return found
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -152,6 +162,20 @@ class Client:
         assert isinstance(found, Endpoint)
         return found
 
+    def job(self, id: str) -> Job:
+        """The handle of a job, by its id."""
+        found = self.run("show", name=id)
+        if not isinstance(found, Job):
+            raise errors.UsageProblem(
+                f"{id} is no job but an endpoint.", "See its jobs with: ls('jobs')"
+            )
+        return found
+
+    @property
+    def home(self) -> runtime.Home:
+        """The installation that it speaks to."""
+        return self._home or runtime.Home.default()
+
     def frame(self, table: str, endpoint: str | None = None, since_us: int | None = None) -> Any:
         """A table of the backend's measurements (`requests`, `workers`, `ledger`) as a pandas frame.
 
@@ -159,7 +183,7 @@ class Client:
         """
         from nbgpu.frames import frame
 
-        params: dict[str, str | int] = {}
+        params: dict[str, str | int | list[str]] = {}
         if endpoint is not None:
             params["endpoint"] = endpoint
         if since_us is not None:
@@ -228,8 +252,10 @@ class Client:
         if call.stamp and body is not None:
             body = origin.stamp(dict(body))
         headers = {}
+        if call.method == "POST":  # jobs and requests: whom the queue is fair to
+            headers["X-Nbgpu-Origin"] = origin.header()
         if call.streamed:
-            headers = {"X-Nbgpu-Progress": "1", "X-Nbgpu-Origin": origin.header()}
+            headers["X-Nbgpu-Progress"] = "1"
         return self._connection().build_request(
             call.method, call.path, json=body, params=dict(call.params) or None, headers=headers,
             timeout=STREAM_TIMEOUT if call.streamed else TIMEOUT,
@@ -284,4 +310,4 @@ def _first(error: ValidationError) -> str:
     return f"{where}: {found['msg'].removeprefix('Value error, ')}."
 
 
-__all__ = ["Client", "Endpoint", "connect"]
+__all__ = ["Client", "Endpoint", "Job", "connect"]

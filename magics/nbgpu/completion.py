@@ -24,8 +24,11 @@ FIXED = {
     "chart": ["latency", "cost"],
     "place": ["local"],
     "setting": ["rate.local="],
+    "kind": ["endpoints", "jobs"],
+    "state": ["in_queue", "in_progress", "completed", "failed", "cancelled", "timed_out"],
 }
-_cache: tuple[float, list[str]] = (0.0, [])
+JOBS = 20  # the latest ones are offered
+_cache: dict[str, tuple[float, list[str]]] = {}  # by path: when, names
 
 
 def candidates(text: str) -> tuple[str, list[str]]:
@@ -79,6 +82,10 @@ def _values(argument: Argument | None) -> list[str]:
         return []
     if argument.complete == "endpoint":
         return endpoints()
+    if argument.complete == "job":
+        return jobs()
+    if argument.complete == "thing":
+        return endpoints() + jobs()
     if argument.complete == "verb":
         return list(of_face("magic"))
     return list(argument.choices) or FIXED.get(argument.complete, [])
@@ -90,24 +97,32 @@ def _starting(words: list[str], fragment: str) -> list[str]:
 
 def endpoints() -> list[str]:
     """The names of the endpoints, at most FRESH_S old; none if no backend runs."""
-    global _cache
+    return _known("/nbgpu/v1/summary", "endpoints", "name")
+
+
+def jobs() -> list[str]:
+    """The ids of the latest jobs."""
+    return _known(f"/nbgpu/v1/jobs?limit={JOBS}", "jobs", "id")
+
+
+def _known(path: str, rows: str, column: str) -> list[str]:
     now = time.monotonic()
-    if now - _cache[0] < FRESH_S and _cache[0]:
-        return _cache[1]
+    at, names = _cache.get(path, (0.0, []))
+    if now - at < FRESH_S and names:
+        return names
     backend = runtime.read(runtime.Home.default())
-    names: list[str] = []
+    names = []
     if backend is not None and runtime.alive(backend):
         request = urllib.request.Request(
-            backend.url + "/nbgpu/v1/summary",
-            headers={"Authorization": f"Bearer {backend.token}"},
+            backend.url + path, headers={"Authorization": f"Bearer {backend.token}"}
         )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(request, timeout=TIMEOUT_S) as answer:
-                names = [row["name"] for row in json.load(answer)["endpoints"]]
+                names = [row[column] for row in json.load(answer)[rows]]
         except (OSError, ValueError, KeyError):
             names = []
-    _cache = (now, names)
+    _cache[path] = (now, names)
     return names
 
 

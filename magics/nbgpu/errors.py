@@ -6,6 +6,11 @@ nbgpu_backend.runtime.NbgpuError   what went wrong, and what to do next
     │   ├── NotFound               404
     │   ├── Conflict               409
     │   └── EngineFailed           a model did not answer, or broke off (`.text`: what had come)
+    ├── JobFailed                  a job ended without a result (`.job`, `.state`)
+    │   ├── JobTimedOut            it took too long, or no worker took it in time
+    │   └── JobCancelled
+    ├── JobPending                 a job has no end yet (also a TimeoutError; `.job`)
+    ├── BatchStopped               a map went no further; what it had is kept
     ├── BackendDown                the backend could not be started or reached
     ├── DeployFailed               the weights did not come
     ├── Missing                    a Python package that is not installed
@@ -22,8 +27,9 @@ from collections.abc import Iterable
 from nbgpu_backend.runtime import NbgpuError
 
 __all__ = [
-    "BackendDown", "Conflict", "DeployFailed", "EngineFailed", "Interrupted", "Missing", "NbgpuError",
-    "NotFound", "OneLine", "ServiceError", "UsageProblem", "closest", "shown",
+    "BackendDown", "BatchStopped", "Conflict", "DeployFailed", "EngineFailed", "Interrupted",
+    "JobCancelled", "JobFailed", "JobPending", "JobTimedOut", "Missing", "NbgpuError", "NotFound",
+    "OneLine", "ServiceError", "UsageProblem", "closest", "shown",
 ]  # fmt: skip
 
 
@@ -62,6 +68,39 @@ class EngineFailed(ServiceError):
     """`text` is what of the answer had come before it broke off."""
 
     text: str = ""
+
+
+class JobFailed(OneLine):
+    """`job` is its id, `state` RunPod's word for its end."""
+
+    code = "job_failed"
+
+    def __init__(self, what: str, next_step: str = "", *, job: str, state: str) -> None:
+        super().__init__(what, next_step, job=job, state=state)
+        self.job = job
+        self.state = state
+
+
+class JobTimedOut(JobFailed):
+    code = "job_timed_out"
+
+
+class JobCancelled(JobFailed):
+    code = "job_cancelled"
+
+
+class JobPending(OneLine, TimeoutError):
+    """It goes on in the backend. `job` is its id."""
+
+    code = "job_pending"
+
+    def __init__(self, what: str, next_step: str = "", *, job: str) -> None:
+        super().__init__(what, next_step, job=job)
+        self.job = job
+
+
+class BatchStopped(OneLine):
+    code = "batch_stopped"
 
 
 class BackendDown(OneLine):

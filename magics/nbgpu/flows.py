@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from nbgpu import errors, live
+from nbgpu import errors, jobflows, live
 from nbgpu.formats import dollars, size, span
 from nbgpu.results.answer import Answer
 from nbgpu.screen import screen
@@ -258,4 +258,6 @@ def _events(client: Client, call: Call, answer: Answer) -> Iterator[Progress | s
 
 FLOWS: dict[str, Callable[[Client, Call], Any]] = {
     "": plain, "deploy": deploy, "stop": stop, "delete": delete, "ask": ask,
+    "show_job": jobflows.show, "why_job": jobflows.why, "cancel_job": jobflows.cancel,
+    "retry_job": jobflows.retry, "purge": jobflows.purge,
 }  # fmt: skip

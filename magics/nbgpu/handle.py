@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from nbgpu import errors
+from nbgpu import errors, submission, wire
+from nbgpu.job import Job
 from nbgpu.results.endpoint import EndpointView
 from nbgpu.results.story import Deleted, LogView, WhyView
+from nbgpu.submission import Seconds
+from nbgpu.verbs.call import Call, part
 
 if TYPE_CHECKING:
+    from nbgpu.batch.result import MapResult
     from nbgpu.client import Client
 
 
@@ -38,6 +43,54 @@ class Endpoint(EndpointView):
 
         http = httpx.Client(trust_env=False, timeout=STREAM_TIMEOUT)
         return OpenAI(base_url=self.base_url, api_key=self._client.backend.token, http_client=http)
+
+    # jobs
+
+    def run(
+        self,
+        input: Any,
+        *,
+        webhook: str | None = None,
+        execution_timeout: Seconds | None = None,
+        ttl: Seconds | None = None,
+        low_priority: bool = False,
+    ) -> Job:
+        """Submit a job; it is stored when this returns. `input` is any JSON, as its handler takes it.
+
+        `execution_timeout` counts while it runs, `ttl` from now on, both in seconds (or "5m"); a
+        `low_priority` job waits behind others and starts no worker. `webhook` is told of its end.
+        """
+        body = submission.body(
+            input, webhook=webhook, execution_timeout=execution_timeout, ttl=ttl,
+            low_priority=low_priority,
+        )  # fmt: skip
+        path = f"/v2/{part(self.name)}/run"
+        found = self._client.send(Call("POST", path, wire.JSON, body=body, about=self.name))
+        return Job(self._client, self.name, found["id"])
+
+    def runsync(self, input: Any, timeout: float = 90, **options: Any) -> Any:
+        """Submit a job and wait for its output, `timeout` seconds at most. Options are those of `run`.
+
+        Raises what `Job.result` raises; on JobPending the job goes on, and `.job` is its id.
+        """
+        return self.run(input, **options).result(timeout)
+
+    def stream(self, input: Any, **options: Any) -> Iterator[Any]:
+        """Submit a job and hand out what its handler yields, as it comes."""
+        return self.run(input, **options).stream()
+
+    def jobs(self, state: str | list[str] | None = None, limit: int = 1000) -> Any:
+        """Its jobs as a pandas frame, newest first; `state` as in `failed` or `["failed", "running"]`."""
+        states = [state] if isinstance(state, str) else state
+        return self._client.run("ls", kind="jobs", endpoint=self.name, state=states, limit=limit).df
+
+    def map(self, values: Any, template: Any = None, **options: Any) -> MapResult:
+        """Run a job for each of `values`: see `nbgpu.batch.run`, whose options these are."""
+        from nbgpu.batch import run
+
+        return run(self._client, self.show(), values, template, **options)
+
+    # what it did
 
     def metrics(self, since_us: int | None = None) -> Any:
         """Its requests as a pandas frame: `arrived` in UTC, times in ms, cost in dollars."""

@@ -8,13 +8,14 @@ from functools import cache
 from typing import Any
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from nbgpu import errors
 from nbgpu.verbs.call import Call
 
 ENDPOINT = re.compile(r"^/(?:v2/serverless|nbgpu/v1/(?:why|logs)|v2(?=/[^/]+/openai/))/([^/]+)")
-MODULES = ("endpoints", "summary", "metrics", "events")
+MODULES = ("endpoints", "summary", "metrics", "events", "jobs")
+JSON = "json"  # an answer without a model: RunPod's job API, whose bodies pass as they are
 
 
 @cache
@@ -32,8 +33,10 @@ def model(name: str) -> type[BaseModel]:
 
 def read(name: str, response: httpx.Response) -> Any:
     try:
-        return model(name).model_validate_json(response.content)
-    except ValidationError:
+        return (
+            response.json() if name == JSON else model(name).model_validate_json(response.content)
+        )
+    except ValueError:  # pydantic's is one, too
         raise errors.BackendDown(
             f"The backend answered {response.request.method} {response.request.url.path} in a way that "
             "this nbgpu does not understand.",
@@ -57,6 +60,8 @@ def check(response: httpx.Response, names: Callable[[], list[str]]) -> None:
         raise failure
     ours = body.get("nbgpu") or {} if isinstance(body, dict) else {}
     detail = body.get("detail") if isinstance(body, dict) else None
+    if isinstance(body, dict) and isinstance(body.get("error"), str):  # the shape of the job API
+        ours = {"what": body["error"], "code": body.get("code")}
     what = ours.get("what") or detail or f"The backend answered with status {response.status_code}."
     next_step = ours.get("next") or ""
     kind: type[errors.ServiceError] = errors.ServiceError

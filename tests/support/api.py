@@ -41,6 +41,8 @@ from nbgpu_backend.schema.summary import (
     WorkerRow,
 )
 
+from tests.support.jobs import Jobs
+
 TOKEN = "a-test-token"
 PHASES = {"import": 900.0, "engine": 600.0, "weights": 300.0}
 
@@ -69,7 +71,9 @@ class Api:
         self.port = 0
         self.token = TOKEN
         self.version = "0.0.test"
-        self._loop = asyncio.new_event_loop()
+        self.away = False  # every connection breaks
+        self.jobs = Jobs(self)
+        self.loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
         self._runner: web.AppRunner | None = None
 
@@ -80,10 +84,10 @@ class Api:
         ready = threading.Event()
 
         def run() -> None:
-            asyncio.set_event_loop(self._loop)
-            self._loop.run_until_complete(self._serve())
+            asyncio.set_event_loop(self.loop)
+            self.loop.run_until_complete(self._serve())
             ready.set()
-            self._loop.run_forever()
+            self.loop.run_forever()
 
         self._thread = threading.Thread(target=run, daemon=True)
         self._thread.start()
@@ -92,11 +96,11 @@ class Api:
 
     def __exit__(self, *_: object) -> None:
         self.home.backend_json.unlink(missing_ok=True)
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        asyncio.run_coroutine_threadsafe(self._end(), self.loop).result(10)
+        self.loop.call_soon_threadsafe(self.loop.stop)
         assert self._thread is not None
         self._thread.join(10)
-        self._loop.close()
+        self.loop.close()
 
     async def _serve(self) -> None:
         app = web.Application(middlewares=[self._gate])
@@ -113,6 +117,7 @@ class Api:
         add("GET", "/nbgpu/v1/settings", self.settings)
         add("PATCH", "/nbgpu/v1/settings", self.settings)
         add("POST", "/v2/{e}/openai/v1/{route:.*}", self.ask)
+        self.jobs.routes(add)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
@@ -138,6 +143,10 @@ class Api:
         self.seen.append((request.method, request.path))
         if request.headers.get("Authorization") != f"Bearer {self.token}":
             return problem(401, "unauthorized", "The token is wrong.")
+        if self.away:
+            assert request.transport is not None
+            request.transport.close()
+            return web.Response()
         if self.drop_next and "health" not in request.path:
             self.drop_next = False
             assert request.transport is not None

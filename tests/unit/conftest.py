@@ -33,7 +33,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     InteractiveShell.clear_instance()
     made = InteractiveShell.instance()
     made.run_line_magic("load_ext", "nbgpu")
-    completion._cache = (0.0, [])
+    completion._cache.clear()
     yield made
     InteractiveShell.clear_instance()
 

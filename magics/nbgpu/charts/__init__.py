@@ -33,7 +33,7 @@ def draw(client: Client, kind: str, *, endpoint: str | None, since_s: int | None
         return latency(client.frame("requests", endpoint, since_us), endpoint)
     from nbgpu.charts.cost import cost
 
-    params: dict[str, str | int] = {} if endpoint is None else {"endpoint": endpoint}
+    params: dict[str, str | int | list[str]] = {} if endpoint is None else {"endpoint": endpoint}
     if since_us is not None:
         params["since_us"] = since_us
     series = client.send(Call("GET", "/nbgpu/v1/metrics/cost", "CostSeries", params=params))

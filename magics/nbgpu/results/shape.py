@@ -14,6 +14,7 @@ MARKS = {
     "ready": "●", "busy": "●", "idle": "●", "running": "●", "starting": "◐", "fetching": "◐",
     "initializing": "◐", "draining": "◐", "failed": "✕", "unhealthy": "✕", "throttled": "!",
     "asleep": "○", "parked": "○", "stopped": "–",
+    "COMPLETED": "●", "IN_PROGRESS": "◐", "IN_QUEUE": "○", "FAILED": "✕", "TIMED_OUT": "✕", "CANCELLED": "–",
 }  # fmt: skip
 # Okabe and Ito's green, orange and vermilion: told apart by colour-blind eyes, read on white and on black
 COLOURS = {"●": "#009E73", "◐": "#E69F00", "✕": "#D55E00", "!": "#D55E00"}

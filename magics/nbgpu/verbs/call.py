@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Call:
     """One request to the backend.
 
-    `answer` names a model of `nbgpu_backend.schema` (None: no body comes back). `again` says that sending
+    `answer` names a model of `nbgpu_backend.schema`, or is `json` (None: no body comes back). `again` says that sending
     it twice does no harm. `stamp` has the client add where it was asked for (notebook, folder).
     """
 
@@ -23,7 +23,7 @@ class Call:
     path: str
     answer: str | None = None
     body: Mapping[str, Any] | None = None
-    params: Mapping[str, str | int] = field(default_factory=dict)
+    params: Mapping[str, str | int | list[str]] = field(default_factory=dict)
     streamed: bool = False
     again: bool = False
     stamp: bool = False

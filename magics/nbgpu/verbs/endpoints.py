@@ -6,10 +6,12 @@ import re
 from typing import Annotated, Any
 
 from nbgpu.errors import UsageProblem
+from nbgpu.submission import is_job
 from nbgpu.verbs.call import Call, part, verb
 from nbgpu.verbs.spec import Arg
 
 Name = Annotated[str, Arg("the endpoint", metavar="NAME", complete="endpoint")]
+Thing = Annotated[str, Arg("the endpoint, or the id of a job", metavar="NAME", complete="thing")]
 SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD")
 
 
@@ -139,14 +141,20 @@ def check_env(env: dict[str, str]) -> None:
 
 
 @verb("show chat")
-def show(name: Name) -> Call:
-    """One endpoint in full: state, workers, settings, address and cost."""
+def show(name: Thing) -> Call:
+    """One endpoint in full (state, workers, settings, address, cost), or one job with its timeline."""
+    if is_job(name):
+        return Call("GET", f"/nbgpu/v1/jobs/{part(name)}", "JobDetail", follow="show_job",
+                    view="job", about=name)  # fmt: skip
     return Call("GET", f"/v2/serverless/{part(name)}", "Endpoint", view="endpoint", about=name)
 
 
 @verb("why chat", overview=4)
-def why(name: Name) -> Call:
+def why(name: Thing) -> Call:
     """Why it is in its state, since when, at what cost, and what to do."""
+    if is_job(name):
+        return Call("GET", f"/nbgpu/v1/jobs/{part(name)}", "JobDetail", follow="why_job",
+                    view="job_why", about=name)  # fmt: skip
     return Call("GET", f"/nbgpu/v1/why/{part(name)}", "Why", view="why", about=name)
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from nbgpu.errors import UsageProblem
+from nbgpu.errors import UsageProblem, closest
+from nbgpu.submission import STATES
 from nbgpu.verbs.call import Call, Context, verb
 from nbgpu.verbs.spec import Arg
+
+KINDS = ("endpoints", "jobs")
 
 
 @verb("help", "help deploy", faces=("magic", "cli"), local=True)
@@ -27,10 +30,56 @@ def status() -> Call:
     return Call("GET", "/nbgpu/v1/summary", "Summary", view="status")
 
 
-@verb("ls", overview=3)
-def ls() -> Call:
-    """List the endpoints, with state, workers and cost."""
-    return Call("GET", "/nbgpu/v1/summary", "Summary", view="listing")
+@verb("ls", "ls jobs", "ls jobs --endpoint work --state failed", overview=3)
+def ls(
+    kind: Annotated[
+        str | None,
+        Arg("endpoints, which is the default, or jobs", metavar="endpoints|jobs", complete="kind"),
+    ] = None,
+    *,
+    endpoint: Annotated[
+        str | None, Arg("jobs of this endpoint only", metavar="NAME", complete="endpoint")
+    ] = None,
+    state: Annotated[
+        list[str] | None,
+        Arg("jobs in these states only, as in: failed,timed_out", metavar="STATE,…", complete="state"),
+    ] = None,
+    limit: Annotated[int, Arg("at most so many jobs, the newest", metavar="N", short="-n")] = 20,
+) -> Call:  # fmt: skip
+    """List the endpoints, with state, workers and cost; or the jobs, newest first."""
+    if kind not in (None, *KINDS):
+        raise UsageProblem(
+            f"There is no list of {kind}.{closest(kind or '', KINDS)}",
+            "There are: endpoints, jobs.",
+        )
+    if kind != "jobs":
+        if endpoint is not None or state:
+            raise UsageProblem(
+                "--endpoint and --state choose among jobs.", "Write: ls jobs --endpoint NAME"
+            )
+        return Call("GET", "/nbgpu/v1/summary", "Summary", view="listing")
+    if not 1 <= limit <= 10_000:
+        raise UsageProblem(f"--limit cannot be {limit}.", "It goes from 1 to 10000.")
+    params: dict[str, str | int | list[str]] = {"limit": limit}
+    if endpoint is not None:
+        params["endpoint"] = endpoint
+    if state:
+        params["state"] = [state_of(text) for text in state]
+    return Call(
+        "GET", "/nbgpu/v1/jobs", "JobList", params=params, view="jobs", about=endpoint or ""
+    )
+
+
+def state_of(text: str) -> str:
+    """`failed` and `in-queue` are taken as well as RunPod's own words. Raises UsageProblem."""
+    found = text.strip().upper().replace("-", "_").replace(" ", "_")
+    found = {"QUEUED": "IN_QUEUE", "RUNNING": "IN_PROGRESS"}.get(found, found)
+    if found not in STATES:
+        raise UsageProblem(
+            f"There is no state {text} of a job.{closest(found, STATES)}",
+            "There are: " + ", ".join(STATES).lower() + ".",
+        )
+    return found
 
 
 @verb("settings", "settings rate.local=0.10")

@@ -15,6 +15,7 @@ MODULES = (
     "nbgpu.verbs.overview",
     "nbgpu.verbs.endpoints",
     "nbgpu.verbs.asking",
+    "nbgpu.verbs.jobs",
     "nbgpu.verbs.charting",
     "nbgpu.verbs.machine",
 )

@@ -816,7 +816,7 @@ class Relay:
             self.spool.commit()  # it may mean jobs that are on their way
             for job in line["ids"]:
                 if job in self.spool.held:
-                    self.stops.setdefault(job, False)
+                    self.stops[job] = False  # said again: it may not have known the job yet
             self.tell_stops()
         elif op == "forget":
             self.spool.commit()

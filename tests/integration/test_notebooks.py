@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -32,3 +33,21 @@ def test_the_quickstart_answers_and_draws_both_charts(
     html = done.html.read_text()
     assert html.count('src="data:image/png') == 2 and backend.backend.token not in html
     assert heard[0] == "%load_ext nbgpu"
+
+
+def test_the_serverless_notebook_runs_jobs_and_a_table(
+    backend: BackendProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBGPU_HOME", str(backend.home.root))
+    source = shutil.copy(CLONE / "notebooks" / "serverless.ipynb", tmp_path)
+    done = execute(Path(source), tmp_path / "out", lambda line: None)
+    notebook = nbformat.read(done.notebook, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    texts = {cell.source.split("\n")[0]: str(cell.outputs) for cell in code}
+    assert "'score': -2" in texts['job = reviews.run({"text": "slow and dull"})']
+    assert "the review is empty" in texts['failed = reviews.run({"text": ""})']
+    assert "60 rows by reviews" in texts["import pandas as pd"]
+    assert "15 failed" in texts["import pandas as pd"]
+    assert "image/png" in texts["%gpu chart reviews latency"]
+    assert backend.get("/v2/serverless")["endpoints"] == []

@@ -15,6 +15,7 @@ from nbgpu_backend.store.jobs import Row
 
 SHOWN = 100_000  # bytes of an input or output that are shown whole
 LOG_LINES = 2000  # of the worker's log, searched for those of one job
+ENDS = {"COMPLETED": "done", "CANCELLED": "cancelled"}
 WORDS = {
     "requeue": "back in the queue",
     "returned": "back in the queue, it had not begun",
@@ -96,9 +97,8 @@ class JobsView:
             text = f"given to {row['worker_id']}"
             moments.append(Moment(at_us=row["assigned_us"], what=IN_PROGRESS, text=text))
         if row["state"] in FINAL_STATES:
-            moments.append(
-                Moment(at_us=row["finished_us"], what=row["state"], text=row["error"] or "done")
-            )
+            text = row["error"] or ENDS.get(row["state"], row["state"])
+            moments.append(Moment(at_us=row["finished_us"], what=row["state"], text=text))
         return sorted(moments, key=lambda moment: moment.at_us)
 
     async def _log(self, row: Row) -> list[str]:

@@ -637,6 +637,7 @@ class JobBoard:
                     text = f"it did not stop {ids}, which has an end already"
                     worker.end("job_stopped", text, KILL_S)
                 else:
+                    worker.stop_again()
                     self._arm(now + 1)
         if self._due:
             self._arm(self._due[0][0])

@@ -60,6 +60,10 @@ class PullWorker(ServingWorker):
         self.dropping[ticket] = now
         self.wire.stop([ticket.id])
 
+    def stop_again(self) -> None:
+        """A worker that was told before it had begun with a job has not heard it."""
+        self.wire.stop([ticket.id for ticket in self.dropping])
+
     def dropped(self, ticket: Ticket) -> None:
         if self.dropping.pop(ticket, None) is None:
             return

@@ -405,11 +405,14 @@ class JobBoard:
 
     def settle(
         self, job: Job, state: str, output: bytes | None = None, error: str | None = None
-    ) -> asyncio.Task[None]:
-        """Store its end; done when that is on the disk. Raises DiskError: it then has no end yet."""
+    ) -> asyncio.Future[None]:
+        """Store its end; done when that is on the disk. Raises DiskError: it then has no end yet.
+
+        Who stops waiting does not stop the storing: the end may be on the disk already.
+        """
         if job.settling is None:
             job.settling = asyncio.create_task(self._settle(job, state, output, error))
-        return job.settling
+        return asyncio.shield(job.settling)
 
     async def _settle(self, job: Job, state: str, output: bytes | None, error: str | None) -> None:
         now_us, queued = self._clock.now(), job.ticket.worker is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -126,12 +127,10 @@ def test_an_interrupt_says_what_goes_on_and_the_next_run_goes_on(api: Api, work:
     interrupt_when(lambda: api.jobs.states().count("COMPLETED") >= 10)
     with pytest.raises(errors.Interrupted) as told:
         work.map(range(30), concurrency=4)
-    assert "10 of 30 rows are done. 4 jobs that are submitted go on in the backend" in str(
-        told.value
-    )
+    counted = re.search(r"(\d+) of 30 rows are done\. (\d+) jobs? that", str(told.value))
+    assert counted is not None
+    assert int(counted[1]) + int(counted[2]) == len(api.jobs.accepted) < 30
     assert "%gpu cancel work --queued" in str(told.value) and "Run it again" in str(told.value)
-    submitted = len(api.jobs.accepted)
-    assert submitted == 14
     seen.set()
     assert list(work.map(range(30))) == list(range(30))
     once(api, 30)
@@ -238,7 +237,7 @@ def test_low_priority_jobs_do_not_wait_for_a_worker_that_nobody_starts(
     api.jobs.asleep = True
     work.map(range(5))
     low = [body.get("policy", {}).get("lowPriority", False) for body in api.jobs.bodies]
-    assert low == [False, True, True, True, True]
+    assert sorted(low) == [False, True, True, True, True]
     # those of an earlier run may all be low; then nothing of ours would start a worker
     api.jobs.asleep = True
     made = rows(Table(["x", "y"]), None, Form("handler"))

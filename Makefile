@@ -17,7 +17,7 @@ help:
 	@echo "make demo   set everything up, deploy a real model, run notebooks/quickstart.ipynb"
 	@echo "make test   set everything up, lint, run all tests"
 	@echo "make lab    JupyterLab with the example notebooks and the panel"
-	@echo "make lint   ruff, mypy --strict, import-linter"
+	@echo "make lint   ruff, mypy --strict, import-linter; eslint and tsc where the front end was built"
 	@echo "make bench  the measured times of the README"
 
 demo: setup-demo
@@ -47,12 +47,13 @@ lint: setup-dev
 	$(VENV)/bin/ruff format --check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
+	@if [ -d $(EXT)/node_modules ] && command -v npm >/dev/null; then cd $(EXT) && npm run --silent lint; fi
 
 format: setup-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: setup-dev engine
+bench: setup-dev engine front-end
 	$(PY) -m tests.bench
 
 engine:

@@ -13,6 +13,7 @@ from nbgpu_backend.home import Home
 
 from tests.support import tiny_model
 from tests.support.backend import BackendProcess
+from tests.support.jupyter import JupyterProcess
 
 
 @pytest.fixture
@@ -32,6 +33,15 @@ def _backend(home: Path) -> Iterator[BackendProcess]:
     process.start()
     yield process
     process.shutdown(everything=True)
+
+
+@pytest.fixture(scope="module")
+def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterProcess]:
+    """A Jupyter server with the panel's extension; its backend starts with the first request that wants it."""
+    process = JupyterProcess(tmp_path_factory.mktemp("jupyter"))
+    process.start()
+    yield process
+    process.stop()
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,14 @@
 """The relay: between a handler that speaks RunPod's worker protocol and a backend that comes and goes.
 
-`python3 -I -S -E relay.py --endpoint EID --worker WID --cwd DIR -- HANDLER_ARGV...`
+`python3 -I -S -E relay.py --endpoint EID --worker WID --cwd DIR [--lease S] -- HANDLER_ARGV...`
 
 One file, one thread, the standard library of Python 3.8 or newer. It is an instance's first
 process, started in the instance's folder with the handler's environment; the handler is its child
 and dies with it. The handler finds an HTTP server on loopback in its environment; the backend
 finds `relay.sock` in the folder. Neither sees the other come or go: polls are held, and what the
 handler posts is on the disk before it is answered. The relay ends as the handler does: with its
-exit code, by its signal.
+exit code, by its signal. While the handler holds jobs, the relay renews the instance's lease (900 s)
+with the shim.
 
 A frame is one JSON object on a line, followed by `size` raw bytes if it has a `size`.
 
@@ -35,6 +36,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import ctypes
 import errno
 import hmac
 import json
@@ -57,6 +59,7 @@ if TYPE_CHECKING:  # typing itself would add its import to every start
 
 SOCKET, SPOOL = "relay.sock", "spool"
 HOLD_S = 20.0  # below the 90 s at which a handler gives a poll up
+LEASE_S = 900.0
 DRAIN_HOLD_S = 1.0  # a handler told "nothing" asks again at once
 BODY_LIMIT = 64 << 20
 HEAD_LIMIT = 64 << 10
@@ -65,10 +68,13 @@ FRAME_LIMIT = 1 << 30
 COMPACT_FROM = 1 << 20  # bytes of acknowledged records that are worth a rewrite
 COPY_LIMIT = 128 << 20  # more than this of unacknowledged records is not copied in one go
 MARK_EVERY = 64 << 10
+COMPLAIN_EVERY_S = 60.0
+RETRY_S = 1.0  # between tries to write on a full disk
+UNWRITTEN_LIMIT = 128 << 20
 UNREAD_LIMIT = 4 << 20  # bytes of notices that wait for a backend that does not read
+PR_SET_PDEATHSIG, M_MMAP_THRESHOLD = 1, -3
 HEADER = struct.Struct(">II")
 BAD_USE, FAULT, NO_EXEC = 64, 70, 127
-PR_SET_PDEATHSIG = 1
 REASONS = {
     200: b"OK",
     204: b"No Content",
@@ -78,6 +84,7 @@ REASONS = {
     413: b"Payload Too Large",
     429: b"Too Many Requests",
     431: b"Request Header Fields Too Large",
+    503: b"Service Unavailable",
 }
 
 
@@ -171,8 +178,9 @@ class Spool:
         self.size = self.start = self.cursor = 0
         self.marks: Deque[Tuple[int, int]] = collections.deque()
         self.torn = False  # a failed write may have left bytes after `size`
+        self.renamed = False  # and the folder is not synced yet
         self.compact_from = COMPACT_FROM
-        self.full = False
+        self.complain_from = 0.0
 
     def add(self, head: Json, body: bytes, done: Done) -> bool:
         """Queue a record; `done` learns at the commit if it is on the disk. -> needs a commit"""
@@ -183,7 +191,6 @@ class Spool:
         while self.queue:
             batch, self.queue = self.queue, []
             if self.write(batch):
-                self.full = False
                 for _, _, done in batch:
                     done(True)
                 continue
@@ -210,6 +217,9 @@ class Spool:
             if self.torn:
                 os.ftruncate(self.fd, self.size)
             self.torn = True
+            if self.renamed:
+                sync_folder()
+                self.renamed = False
             write_all(self.fd, parts)
             os.fdatasync(self.fd)
             self.torn = False
@@ -223,14 +233,15 @@ class Spool:
         return True
 
     def failed(self, error: OSError) -> None:
-        if not self.full:
-            log("the spool cannot be written (%s): posts are answered 429" % error.strerror)
-        self.full = True
         try:
             os.ftruncate(self.fd, self.size)
             self.torn = False
         except OSError:
             pass  # before the next write, then
+        now = time.monotonic()
+        if now >= self.complain_from:  # after the truncation: the log may be on the same disk
+            self.complain_from = now + COMPLAIN_EVERY_S
+            log("the spool cannot be written (%s): the handler waits" % error.strerror)
         if error.errno in (errno.ENOSPC, errno.EDQUOT) and self.start > 0:
             self.compact()
 
@@ -303,10 +314,7 @@ class Spool:
         self.cursor += shift
         self.marks = collections.deque((n, x + shift) for n, x in self.marks)
         self.start = before if self.acked < self.last else self.size
-        try:
-            sync_folder()
-        except OSError:
-            pass  # the former file is as good, while it is there
+        self.renamed = True
 
 
 def write_all(fd: int, parts: List[bytes]) -> None:
@@ -647,6 +655,7 @@ class Relay:
         self.stop_polls: Dict[Connection, Any] = {}
         self.stops: Dict[str, bool] = {}  # id: whether the handler has been told
         self.draining = self.ending = False
+        self.unwritten = 0  # bytes of posts that wait for room on the disk
 
     def send(self, frame: Json) -> None:
         if self.backend is not None:
@@ -748,20 +757,37 @@ class Relay:
                 return
             log("a post of job %s has more than %d MiB" % (job, BODY_LIMIT >> 20))
             what = "result" if kind == "done" else "streamed chunk"
-            text = (
-                "The %s has more than %d MiB: put it into a file or a bucket and return its name."
-            )
+            text = "The %s has more than %d MiB: write it to a file or bucket and return its name."
             kind, data = "done", json.dumps({"error": text % (what, BODY_LIMIT >> 20)}).encode()
         final = is_final(kind, data)
         head = {"op": "post", "n": 0, "kind": kind, "job": job, "stream": stream, "final": final}
         head["size"] = len(data)
+        self.store(to, head, data, status)
+
+    def store(self, to: Connection, head: Json, data: bytes, status: int) -> None:
+        """Answer once it is on the disk.
+
+        On a full disk the handler waits for its answer (the package does, for 10 min); for a 4xx it
+        drops a result at once, and for a 5xx, which is for what we cannot keep, after three tries.
+        """
 
         def done(stored: bool) -> None:
-            if stored and final:
-                self.stops.pop(job, None)
-            to.reply(status if stored else 429, b"{}")
+            if stored and head["final"]:
+                self.stops.pop(head["job"], None)
+            if stored or to.gone:
+                to.reply(status, b"{}")
+            elif self.unwritten + len(data) > UNWRITTEN_LIMIT:
+                to.reply(503)
+            else:
+                self.unwritten += len(data)
+                self.loop.call_later(RETRY_S, self.store_again, to, head, data, status)
 
         self.record(head, data, done)
+
+    def store_again(self, to: Connection, head: Json, data: bytes, status: int) -> None:
+        self.unwritten -= len(data)
+        if not to.gone:
+            self.store(to, head, data, status)
 
     # frames of the backend
 
@@ -867,14 +893,6 @@ class Relay:
 # the process
 
 
-def prctl(option: int, value: int) -> None:
-    import ctypes
-
-    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
-        number = ctypes.get_errno()
-        raise OSError(number, "prctl: %s" % os.strerror(number))
-
-
 def handler_env(env: Dict[str, str], port: int, endpoint: str, worker: str, key: str) -> Json:
     """The handler's environment; what the caller has fixed stays."""
     base = "http://127.0.0.1:%d/v2/%s" % (port, endpoint)
@@ -899,10 +917,10 @@ def handler_env(env: Dict[str, str], port: int, endpoint: str, worker: str, key:
 
 def spawn(argv: List[str], cwd: str, env: Dict[str, str]) -> subprocess.Popen[bytes]:
     parent = os.getpid()
+    libc = ctypes.CDLL(None)
 
     def before_exec() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
+        if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) or os.getppid() != parent:
             os._exit(NO_EXEC)
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGCHLD):
@@ -932,8 +950,13 @@ def end_like(code: int) -> NoReturn:
     os._exit(code)
 
 
-async def serve(endpoint: str, worker: str, cwd: str, argv: List[str]) -> NoReturn:
+async def serve(endpoint: str, worker: str, cwd: str, lease: float, argv: List[str]) -> NoReturn:
     loop = asyncio.get_event_loop()
+    try:
+        # else glibc keeps what a large result took, some tens of MB
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
+    except AttributeError:
+        pass  # another C library
     umask = os.umask(0o077)
     # a key that the caller has fixed is what the handler will send
     key = os.environ.get("RUNPOD_AI_API_KEY", "").strip() or os.urandom(24).hex()
@@ -956,6 +979,8 @@ async def serve(endpoint: str, worker: str, cwd: str, argv: List[str]) -> NoRetu
     def look() -> None:
         if child.poll() is not None:
             relay.spool.commit()  # what it has posted, even if it did not wait for the answer
+            if child.returncode == 0 and not relay.k:
+                log("the handler ended with code 0 before it asked for a job")
             end_like(child.returncode)
 
     loop.add_signal_handler(signal.SIGCHLD, look)
@@ -964,8 +989,21 @@ async def serve(endpoint: str, worker: str, cwd: str, argv: List[str]) -> NoRetu
     look()
     # only now: who finds the socket finds the handler's pid
     await loop.create_unix_server(lambda: Backend(relay), sock=ours)
-    await asyncio.Event().wait()
-    raise AssertionError
+    while True:
+        await asyncio.sleep(lease / 4)
+        if relay.spool.held:
+            await renew(lease)
+
+
+async def renew(lease: float) -> None:
+    """A handler at work lives on without a backend; an idle one ends with its lease."""
+    try:
+        reader, writer = await asyncio.open_unix_connection("sock")
+        writer.write(encode({"op": "renew", "ttl_s": lease}))
+        await asyncio.wait_for(reader.readline(), 5)
+        writer.close()
+    except (OSError, asyncio.TimeoutError):
+        pass  # no shim, or a stopped one: at the next turn, then
 
 
 def main(arguments: List[str]) -> int:
@@ -973,13 +1011,14 @@ def main(arguments: List[str]) -> int:
         end = arguments.index("--")
         given = dict(zip(arguments[:end:2], arguments[1:end:2]))
         who = given["--endpoint"], given["--worker"], given["--cwd"]
+        lease = float(given.get("--lease", LEASE_S))
         argv = arguments[end + 1 :]
         argv[0]
     except (ValueError, LookupError):
-        log("usage: relay.py --endpoint EID --worker WID --cwd DIR -- HANDLER_ARGV...")
+        log("usage: relay.py --endpoint EID --worker WID --cwd DIR [--lease S] -- HANDLER_ARGV...")
         return BAD_USE
     try:
-        asyncio.run(serve(*who, argv))
+        asyncio.run(serve(*who, lease, argv))
     except OSError as error:
         log("%s: %s" % (error.filename or "relay", error.strerror or error))
     return FAULT

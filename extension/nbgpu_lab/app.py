@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from jupyter_server.extension.application import ExtensionApp
@@ -14,6 +15,13 @@ from nbgpu_lab.push import SCHEMA, SCHEMA_ID, Push
 
 class NbgpuLab(ExtensionApp):
     name = "nbgpu_lab"
+
+    def initialize_settings(self) -> None:
+        """`nbgpuRoot`: Jupyter's root folder as the backend can read it; Jupyter itself tells it with ~."""
+        assert self.serverapp is not None and self.serverapp.web_app is not None
+        page = self.serverapp.web_app.settings.setdefault("page_config_data", {})
+        root = Path(self.serverapp.root_dir).expanduser().absolute()
+        page["nbgpuRoot"] = root.as_posix()
 
     def initialize_handlers(self) -> None:
         assert self.serverapp is not None

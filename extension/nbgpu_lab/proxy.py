@@ -2,6 +2,8 @@
 
 Jupyter's own rules stand: who asks is logged in, allowed to, and sends the XSRF token with what changes
 something. The answer passes chunk by chunk; a browser that goes away ends the request upstream too.
+A backend is started for a request that finds none, unless it says `X-Nbgpu-Start: never`: then the answer
+is 204.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ KEPT = "nbgpu/v1/shutdown"  # a page must not end what others use
 ASKED = ("Accept", "Content-Type", "Last-Event-ID", "X-Nbgpu-Origin", "X-Nbgpu-Progress")
 ANSWERED = ("Cache-Control", "Content-Type", "Retry-After", "X-Accel-Buffering")
 OURS = "x-nbgpu-"
+START = "X-Nbgpu-Start"
 IDEMPOTENT = ("GET", "HEAD", "PUT", "DELETE")
 CHUNK = 64 * 1024
 
@@ -61,6 +64,11 @@ class ProxyHandler(APIHandler):
             self.work.cancel()
 
     async def _pass(self, target: str) -> None:
+        if self.request.headers.get(START) == "never" and self.link.running() is None:
+            self.set_status(204)
+            self.clear_header("Content-Type")
+            self.finish()
+            return
         try:
             answer = await self._open(target)
         except NbgpuError as error:

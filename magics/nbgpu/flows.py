@@ -70,9 +70,13 @@ def _weights(
         line.update(" · ".join(parts), share)
         waited = True
         time.sleep(POLL_S)
-        found = client.send(
-            Call("GET", f"/v2/serverless/{part(found.id)}", "Endpoint", about=call.about)
-        )
+        try:
+            found = client.send(
+                Call("GET", f"/v2/serverless/{part(found.id)}", "Endpoint", about=call.about)
+            )
+        except errors.OneLine:
+            line.end(f"{found.name}: no longer waited for")
+            raise
     fetch = found.nbgpu.model.fetch
     took = span(time.monotonic() - began)
     if fetch.state == "failed":

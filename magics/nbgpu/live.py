@@ -1,10 +1,9 @@
 """One live line while something takes time (stdlib only; IPython where it runs already).
 
 In a notebook it is one output that is updated in place, so that an executed notebook keeps its last
-state only. Its bar is HTML's own `<progress>` and no widget: a widget's last state needs a script from
-the network when the notebook is exported, says nothing on a page without one, and could not be clicked
-while the kernel is busy anyway. On a terminal it is one line that is written over. Elsewhere (a log, a pipe) it is a plain
-line, at most every 5 s.
+state only: HTML, which an export shows without a script. Where the front end draws widgets it is one
+while it moves (`drawing`). On a terminal it is one line that is written over. Elsewhere (a log, a pipe)
+it is a plain line, at most every 5 s.
 """
 
 from __future__ import annotations
@@ -13,7 +12,10 @@ import shutil
 import sys
 import time
 from html import escape
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from nbgpu.drawing import Drawing
 
 PLAIN_S = 5.0
 FRESH_S = 0.2  # updates of a notebook's output closer than this are left out
@@ -48,12 +50,31 @@ def line(stream: TextIO | None = None) -> Line:
 
 
 class Output:
-    """One output of a notebook cell, updated in place. `show` takes a MIME bundle."""
+    """One output of a notebook cell, updated in place."""
 
     def __init__(self) -> None:
         self._handle: Any = None
+        self._drawing: Drawing | None = None
+
+    def wait(self, text: str, share: float | None = None) -> None:
+        """The live line. `show` has to follow."""
+        if not self.shown:
+            from nbgpu.drawing import drawing
+
+            self._drawing = drawing(shell().kernel)
+        if self._drawing is None:
+            self._display(bundle(text, share))
+        elif self._drawing.update(text, share):
+            self._display({**bundle(text, share), **self._drawing.view})
 
     def show(self, bundle: dict[str, str]) -> None:
+        """A MIME bundle; of the live line nothing stays."""
+        self._display(bundle)
+        if self._drawing is not None:
+            self._drawing.close()
+            self._drawing = None
+
+    def _display(self, bundle: dict[str, Any]) -> None:
         from IPython.display import display
 
         if self._handle is None:
@@ -88,7 +109,7 @@ class NotebookLine:
         now = time.monotonic()
         if now - self._at >= FRESH_S:
             self._at = now
-            self._output.show(bundle(text, share))
+            self._output.wait(text, share)
 
     def end(self, text: str) -> None:
         if text or self._output.shown:

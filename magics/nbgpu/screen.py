@@ -86,7 +86,7 @@ class Notebook(Screen):
         self.output.show({"text/plain": plain.strip(), "text/html": html})
 
     def wait(self, text: str, share: float | None = None) -> None:
-        self.output.show(live.bundle(text, share))
+        self.output.wait(text, share)
 
     def piece(self, answer: Answer, text: str) -> None:
         now = time.monotonic()

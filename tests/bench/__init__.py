@@ -8,5 +8,6 @@ side in one run, so that ratios and differences hold on a machine of any speed.
     streaming.py  what the gateway adds to a stream
     load.py       `%load_ext nbgpu`
     idle.py       a backend that has nothing to do
+    panel.py      from a change in the backend to its text in the panel, in a real browser
     coldstart.py  from deploy to the first token
 """

@@ -8,10 +8,10 @@ import platform
 import sys
 import time
 
-from tests.bench import coldstart, idle, load, stand, streaming
+from tests.bench import coldstart, idle, load, panel, stand, streaming
 from tests.support.backend import CLONE
 
-BENCHES = (load, streaming, idle, coldstart)
+BENCHES = (load, streaming, idle, panel, coldstart)
 
 
 def main() -> int:

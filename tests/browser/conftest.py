@@ -4,39 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
-from tests.browser.lab import AXE, BUILT, OUT, LabProcess, Visit
-
-CHROMIUM = Path("/usr/bin/chromium")
-# As root, without a screen, and without the browser's own calls to the network.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from tests.browser.lab import OUT, LabProcess, Visit, chromium, lacking
 
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Of this folder alone: while Playwright is there, its event loop counts as running, and asyncio
-    tests cannot run."""
-    if not CHROMIUM.exists():
-        pytest.skip("there is no /usr/bin/chromium: install Debian's package chromium")
-    if not (BUILT / "package.json").exists() or not AXE.exists():
-        pytest.skip("the front end is not built: `make test-browser` builds it")
+    """Of this folder alone: asyncio tests cannot run meanwhile."""
+    if (reason := lacking()) is not None:
+        pytest.skip(reason)
     shutil.rmtree(OUT, ignore_errors=True)
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

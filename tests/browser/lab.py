@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-from playwright.sync_api import Browser, BrowserContext, Locator, Page
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
 
 from tests.support.backend import CLONE, BackendProcess
 from tests.support.waiting import until
@@ -21,16 +23,47 @@ EXTENSION = CLONE / "extension"
 BUILT = EXTENSION / "nbgpu_lab" / "labextension"
 AXE = EXTENSION / "node_modules" / "axe-core" / "axe.min.js"
 OUT = CLONE / "out" / "browser"
+CHROMIUM = Path("/usr/bin/chromium")
+# As root, without a screen, and without the browser's own calls to the network.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
+
+
+def lacking() -> str | None:
+    """What has to be there first, as a sentence."""
+    if not CHROMIUM.exists():
+        return "there is no /usr/bin/chromium: install Debian's package chromium"
+    if not (BUILT / "package.json").exists() or not AXE.exists():
+        return "the front end is not built: `make front-end` builds it"
+    return None
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """While it is there, Playwright's event loop counts as running: no asyncio besides."""
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield browser
+        browser.close()
 
 
 class LabProcess:
     """`backend` is what the panel starts on demand, in a home of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.root = folder / "notebooks"
         self.backend = BackendProcess(folder / "home")
+        # so that Jupyter writes its root with ~, as it does for most people
+        self.backend.environment.update({"HOME": str(folder), **(environment or {})})
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -189,9 +222,31 @@ class Visit:
             if out["output_type"] == "error" or "UsageError" in str(out.get("text"))
         ]
 
+    def write(self, source: str) -> None:
+        """Into the current cell."""
+        self.page.evaluate(
+            "source => window.jupyterapp.shell.currentWidget.content.activeCell.model"
+            ".sharedModel.setSource(source)",
+            source,
+        )
+
     def run_selected(self) -> None:
         """As Shift+Enter does; returns when it has run."""
         self.command("notebook:run-cell-and-select-next")
+
+    def start_selected(self) -> None:
+        """The same, and returns at once."""
+        self.page.evaluate(
+            "() => { void window.jupyterapp.commands.execute('notebook:run-cell-and-select-next'); }"
+        )
+
+    def saved(self) -> Path:
+        """The current notebook's file, as it stands now."""
+        path: str = self.page.evaluate(
+            "async () => { const { context } = window.jupyterapp.shell.currentWidget;"
+            " await context.save(); return context.path; }"
+        )
+        return self.lab.root / path
 
     def settle(self, quiet_s: float = 3.0, within_s: float = 30.0) -> None:
         """Until what happened has been read: no request for `quiet_s`."""
@@ -202,6 +257,25 @@ class Visit:
             self.page.wait_for_timeout(100)
             if len(self.requests) != seen:
                 seen, since = len(self.requests), time.monotonic()
+
+    def changes_ms(self, name: str, count: int) -> list[float]:
+        """How long changes of an endpoint in view took, from the request to the text in the document.
+
+        Both ends are measured from here. Playwright's TimeoutError: one was not shown at all.
+        """
+        took = []
+        for number in range(count):
+            action, state = (("stop", "stopped"), ("start", "asleep"))[number % 2]
+            self.page.wait_for_timeout(300)  # changes that stand alone
+            began = time.perf_counter()
+            self.lab.backend.http.post(f"/v2/serverless/{name}/action", json={"action": action})
+            self.page.wait_for_function(
+                "([name, state]) => document.querySelector("
+                "`[data-endpoint=${name}] .nbgpu-Row-reason b`)?.textContent === state",
+                arg=[name, state],
+            )
+            took.append((time.perf_counter() - began) * 1000)
+        return took
 
     def shoot(self, name: str) -> None:
         """In both themes."""

@@ -24,8 +24,14 @@ def narrow(visit: Visit) -> None:
     expect.set_options(timeout=10_000)
 
 
+def asked(visit: Visit) -> list[str]:
+    """The targets of the requests under our routes, without the number by which Lab keeps caches out."""
+    return [re.sub(r"[?&]\d+$", "", one.split("/nbgpu/api/")[1]) for one in visit.requests]
+
+
 def test_a_lab_starts_no_backend_until_the_panel_is_opened(visit: Visit) -> None:
-    assert visit.requests == []
+    visit.settle()
+    assert asked(visit) == ["nbgpu/v1/changes"]  # once, of one that may run already
     assert not visit.lab.backend.home.backend_json.exists()
     expect(visit.page.locator(".jp-LauncherCard", has_text="Deploy a Model")).to_be_visible()
     visit.shoot("launcher")
@@ -58,7 +64,10 @@ def test_a_first_deploy_takes_few_clicks_and_one_typed_field(
     expect(form.get_by_role("alert")).to_contain_text("/no/such/folder")
     assert visit.violations() == []
     visit.shoot("form-error")
-    field.fill(str(tiny_llama))
+    models = visit.lab.root / "models"
+    models.mkdir()
+    (models / NAME).symlink_to(tiny_llama)
+    field.fill(f"./models/{NAME}")  # counted from Jupyter's root
     assert form.get_by_label("Name").input_value() == NAME
     form.get_by_label("Idle").select_option("30")  # so that the test need not wait for a minute
     visit.click(form.get_by_role("button", name=f"Deploy {NAME}", exact=True))
@@ -133,10 +142,7 @@ def test_an_idle_panel_asks_nothing(visit: Visit) -> None:
 
 def test_an_endpoint_made_in_a_notebook_appears(visit: Visit, tiny_llama: Path) -> None:
     visit.notebook()
-    visit.page.evaluate(
-        "source => window.jupyterapp.shell.currentWidget.content.activeCell.model.sharedModel.setSource(source)",
-        f"%load_ext nbgpu\n%gpu deploy '{tiny_llama}' --name {LONG}",
-    )
+    visit.write(f"%load_ext nbgpu\n%gpu deploy '{tiny_llama}' --name {LONG}")
     visit.run_selected()
     assert visit.mistakes() == []
     expect(visit.row(LONG)).to_be_visible()
@@ -176,6 +182,24 @@ def test_the_status_bar_opens_the_panel(visit: Visit) -> None:
     expect(visit.panel).to_be_hidden()
     visit.page.locator(".nbgpu-Status").click()
     expect(visit.panel).to_be_visible()
+
+
+def test_a_closed_panel_leaves_the_status_bar_which_asks_once(visit: Visit) -> None:
+    always = {"min": 1, "max": 1}
+    visit.lab.backend.deploy("always-on", workers=always)
+    visit.lab.backend.wait_state("always-on", "ready")
+    visit.settle()
+    visit.requests.clear()
+    visit.open()
+    expect(visit.panel).to_be_hidden()
+    expect(visit.page.locator(".nbgpu-Status")).to_contain_text("$3.60/h · 1 running")
+    visit.settle()
+    assert asked(visit) == ["nbgpu/v1/changes"]
+    visit.shoot("status")
+    visit.lab.backend.http.delete("/v2/serverless/always-on").raise_for_status()
+    expect(visit.page.locator(".nbgpu-Status")).to_contain_text("$0/h")
+    visit.page.locator(".nbgpu-Status").click()
+    expect(visit.row(NAME)).to_be_visible()
 
 
 def test_nothing_went_wrong_in_the_page(visit: Visit) -> None:

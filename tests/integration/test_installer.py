@@ -8,8 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,8 @@ from nbgpu_backend.engines.vllm.installer import check_space, failure, install
 from nbgpu_backend.engines.vllm.options import Table
 from nbgpu_backend.errors import DiskError, EngineMissing
 from nbgpu_backend.home import Home
+
+from tests.support.wheels import pip_looks_only_in, wheel
 
 VERSION = "9.9.9"
 VLLM = {
@@ -48,25 +48,6 @@ REQUIRES = ["torch==2.0+cpu", "transformers", "torchvision", "torchcodec>=1", "x
             "nothing-here; extra == 'bench'"]  # fmt: skip
 
 
-def wheel(
-    folder: Path, name: str, version: str, files: dict[str, str], requires: Sequence[str] = ()
-) -> None:
-    safe = name.replace("-", "_")
-    info = f"{safe}-{version}.dist-info"
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-    metadata += "".join(f"Requires-Dist: {line}\n" for line in requires)
-    content = {
-        **files,
-        f"{info}/METADATA": metadata,
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    record = "".join(f"{path},,\n" for path in (*content, f"{info}/RECORD"))
-    folder.mkdir(exist_ok=True)
-    with zipfile.ZipFile(folder / f"{safe}-{version}-py3-none-any.whl", "w") as archive:
-        for path, text in {**content, f"{info}/RECORD": record}.items():
-            archive.writestr(path, text)
-
-
 def torch(folder: Path, cuda: str | None) -> None:
     text = f"__version__ = '2.0+cpu'\nclass version: cuda = {cuda!r}\n"
     wheel(folder, "torch", "2.0+cpu", {"torch/__init__.py": text})
@@ -81,12 +62,7 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     wheel(folder, "tvm-ffi-here", "1.0", {"tvm_ffi_here.py": ""})
     wheel(folder, "transformers", "5.0", {"transformers/__init__.py": ""})
     torch(folder, cuda=None)
-    for name in list(os.environ):
-        if name.startswith("PIP_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    pip_looks_only_in(folder, monkeypatch)
     monkeypatch.delenv("NBGPU_TORCH_INDEX", raising=False)
     return folder
 

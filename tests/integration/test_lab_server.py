@@ -5,60 +5,81 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import httpx
 import pytest
 
-from tests.support.backend import command_engine
 from tests.support.jupyter import TOKEN, JupyterProcess
 from tests.support.waiting import until
 
 CHAT = "nbgpu/api/v2/{}/openai/v1/chat/completions"
 
 
-@pytest.fixture(scope="module")
-def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterProcess]:
-    process = JupyterProcess(tmp_path_factory.mktemp("jupyter"))
-    process.start()
-    yield process
-    process.stop()
-
-
-def deploy(jupyter: JupyterProcess, name: str, *arguments: str) -> httpx.Response:
-    engine = command_engine(*arguments)
-    return jupyter.http.post(
-        "nbgpu/api/v2/serverless", json={"name": name, "nbgpu": {"engine": engine}}
-    )
+def question(name: str, **upstream: Any) -> dict[str, Any]:
+    """A streamed one; `upstream`: how the tiny upstream answers it."""
+    messages = [{"role": "user", "content": "x"}]
+    return {"model": name, "messages": messages, "stream": True, "nbgpu_test": upstream}
 
 
 def test_nothing_is_started_until_a_request_wants_the_backend(jupyter: JupyterProcess) -> None:
     assert not jupyter.home.backend_json.exists()
+    never = {"X-Nbgpu-Start": "never"}
+    answer = jupyter.http.get("nbgpu/api/nbgpu/v1/changes", headers=never)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert not jupyter.home.backend_json.exists()
     assert jupyter.api("nbgpu/v1/summary")["endpoints"] == []
+    assert jupyter.http.get("nbgpu/api/nbgpu/v1/changes", headers=never).json()["gap"] is True
     assert jupyter.home.backend_json.exists()
 
 
-def test_who_is_not_logged_in_gets_nothing(jupyter: JupyterProcess) -> None:
-    with jupyter.client() as stranger:
-        for method, path in (("GET", "nbgpu/v1/summary"), ("POST", "v2/serverless")):
-            assert stranger.request(method, "nbgpu/api/" + path).status_code == 403
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
+def test_who_is_not_logged_in_gets_nothing(jupyter: JupyterProcess, method: str) -> None:
+    with jupyter.client() as stranger, jupyter.client({"Authorization": "token wrong"}) as guesser:
+        for path in ("nbgpu/v1/summary", "nbgpu/v1/events", "v2/serverless", "nowhere"):
+            for client in (stranger, guesser):
+                answer = client.request(method, "nbgpu/api/" + path)
+                assert answer.status_code == 403
+                assert "nbgpu" not in answer.text
 
 
-def test_a_page_without_the_xsrf_token_changes_nothing(jupyter: JupyterProcess) -> None:
+async def test_who_is_not_logged_in_hears_nothing(jupyter: JupyterProcess) -> None:
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        async with jupyter.bus(token="wrong"):
+            pass
+    assert refused.value.status == 403
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_a_page_without_the_xsrf_token_changes_nothing(
+    jupyter: JupyterProcess, method: str
+) -> None:
     with jupyter.client() as browser:
         browser.get("lab", params={"token": TOKEN}, follow_redirects=True)  # a cookie, no header
         assert browser.get("nbgpu/api/nbgpu/v1/summary").status_code == 200
-        refused = browser.post("nbgpu/api/v2/serverless", json={})
-        assert refused.status_code == 403
+        path = "nbgpu/api/v2/serverless/nothing"
+        assert browser.request(method, path, json={}).status_code == 403
         xsrf = {"X-XSRFToken": browser.cookies.get("_xsrf", "")}
-        answer = browser.post("nbgpu/api/v2/serverless", json={}, headers=xsrf)
-        assert answer.status_code == 400
+        answer = browser.request(method, path, json={}, headers=xsrf)
+        assert answer.status_code in (404, 405)  # of the backend
         assert answer.headers["content-type"] == "application/problem+json"
 
 
+def test_routes_lie_under_the_prefix_alone(jupyter: JupyterProcess) -> None:
+    assert jupyter.url.endswith("/user/ada%40example/")
+    with jupyter.client({"Authorization": f"token {TOKEN}"}) as client:
+        for root in ("/", "/user/eve/", "/user/ada/"):
+            answer = client.get(httpx.URL(jupyter.url).join(root + "nbgpu/api/nbgpu/v1/summary"))
+            assert answer.status_code == 404
+
+
 @pytest.mark.parametrize(
-    "path", ["nbgpu/v1/shutdown", "metrics", "v2/../nbgpu/v1/shutdown", "v2/%2e%2e/nbgpu/v1/shutdown", "v2//x"]
+    "path", ["nbgpu/v1/shutdown", "metrics", "v2/../nbgpu/v1/shutdown", "v2/%2e%2e/nbgpu/v1/shutdown",
+             "v2//x", "v2/%2F/x", "nbgpu/v1/./shutdown", "nbgpu/v1/shutdown/", "nbgpu/v1/%73hutdown", "", "v2",
+             "openapi.json", "docs", "lb/x", "http://127.0.0.1/v2/"]
 )  # fmt: skip
 def test_only_what_a_panel_needs_is_passed_on(jupyter: JupyterProcess, path: str) -> None:
     answer = jupyter.http.post("nbgpu/api/" + path, json={"all": True})
@@ -69,11 +90,8 @@ def test_only_what_a_panel_needs_is_passed_on(jupyter: JupyterProcess, path: str
 def test_a_stream_passes_chunk_by_chunk_and_the_backends_token_never_does(
     jupyter: JupyterProcess,
 ) -> None:
-    deploy(jupyter, "flow").raise_for_status()
-    body = {
-        "model": "flow", "messages": [{"role": "user", "content": "x"}], "stream": True,
-        "nbgpu_test": {"chunks": 5, "delay_ms": 150},
-    }  # fmt: skip
+    jupyter.deploy("flow").raise_for_status()
+    body = question("flow", chunks=5, delay_ms=150)
     heard: list[float] = []
     text = ""
     with jupyter.http.stream("POST", CHAT.format("flow"), json=body) as answer:
@@ -89,30 +107,52 @@ def test_a_stream_passes_chunk_by_chunk_and_the_backends_token_never_does(
 
 
 def test_a_browser_that_goes_away_ends_the_request(jupyter: JupyterProcess) -> None:
-    deploy(jupyter, "away").raise_for_status()
-    body = {
-        "model": "away", "messages": [], "stream": True,
-        "nbgpu_test": {"chunks": 1000, "delay_ms": 20},
-    }  # fmt: skip
+    jupyter.deploy("away").raise_for_status()
+    body = question("away", chunks=1000, delay_ms=20)
     with jupyter.http.stream("POST", CHAT.format("away"), json=body) as answer:
-        next(answer.iter_text())
+        pieces = answer.iter_text()  # dropped, it would end the answer
+        assert next(pieces)
+        assert jupyter.backend.row("away")["held"] == 1
     until(lambda: jupyter.backend.row("away")["held"] == 0)
 
 
 async def test_changes_come_over_jupyters_event_bus_and_not_more_than_twenty_a_second(
     jupyter: JupyterProcess,
 ) -> None:
-    jupyter.api("nbgpu/v1/summary")
+    jupyter.deploy("bus").raise_for_status()
+    before = jupyter.api("nbgpu/v1/changes")["seq"]
+
+    def stir(_: int) -> None:
+        for action in ("stop", "start"):
+            jupyter.http.post("nbgpu/api/v2/serverless/bus/action", json={"action": action})
+
+    heard: list[tuple[float, dict[str, Any]]] = []
     async with jupyter.bus() as bus:
-        began = time.monotonic()
-        work = asyncio.gather(*(asyncio.to_thread(deploy, jupyter, f"bus-{i}") for i in range(12)))
-        heard: list[dict[str, object]] = []
-        while not any("endpoint.created" in m["kinds"] for m in heard):  # type: ignore[operator]
-            heard.append(json.loads((await bus.receive(10)).data))
-        await work
-        seconds = time.monotonic() - began
-    assert all(m["backend"] == "up" for m in heard) and len(heard) <= 20 * seconds + 2
-    assert max(int(str(m["seq"])) for m in heard) > 0
+        work = asyncio.gather(*(asyncio.to_thread(stir, n) for n in range(60)))
+        while True:
+            message = json.loads((await bus.receive(10)).data)
+            heard.append((time.monotonic(), message))
+            if work.done() and message["seq"] == jupyter.api("nbgpu/v1/changes")["seq"]:
+                break
+    messages = [message for _, message in heard]
+    assert all(message["backend"] == "up" for message in messages)
+    assert {"endpoint.stopped", "endpoint.started"} <= {k for m in messages for k in m["kinds"]}
+    assert len(messages) < messages[-1]["seq"] - before  # several in one
+    assert [m["seq"] for m in messages] == sorted(m["seq"] for m in messages)
+    at = [when for when, _ in heard]
+    assert all(late - early > 0.9 for early, late in zip(at, at[20:], strict=False))
+
+
+def test_the_page_knows_jupyters_root_without_its_tilde(jupyter: JupyterProcess) -> None:
+    page = jupyter.http.get("lab").text
+    assert f'"nbgpuRoot": "{jupyter.folder / "root"}"' in page
+    assert '"serverRoot": "~/root"' in page
+
+
+def test_after_a_gap_there_is_a_snapshot(jupyter: JupyterProcess) -> None:
+    found = jupyter.api("nbgpu/v1/changes?since=999999999")
+    assert found["gap"] and found["events"] and found["summary"]["endpoints"]
+    assert jupyter.api(f"nbgpu/v1/changes?since={found['seq']}")["gap"] is False
 
 
 async def test_a_killed_backend_is_told_and_comes_back_with_the_next_request(
@@ -131,6 +171,39 @@ async def test_a_killed_backend_is_told_and_comes_back_with_the_next_request(
         await hear("up")
 
 
+def test_requests_that_find_no_backend_start_exactly_one(jupyter: JupyterProcess) -> None:
+    jupyter.api("nbgpu/v1/summary")
+    jupyter.backend.kill()
+    with ThreadPoolExecutor(8) as many:
+        found = list(many.map(lambda _: jupyter.api("nbgpu/v1/health"), range(8)))
+    assert {one["pid"] for one in found} == {jupyter.backend.backend.pid}
+    # what changes something is sent to the new one, too: the dead one never got it
+    jupyter.backend.kill()
+    assert jupyter.deploy("after-a-kill").status_code == 201
+
+
+def test_a_stream_that_its_backend_breaks_off_ends_broken(jupyter: JupyterProcess) -> None:
+    jupyter.deploy("broken-off").raise_for_status()
+    body = question("broken-off", chunks=1000, delay_ms=20)
+    with (
+        pytest.raises(httpx.TransportError),
+        jupyter.http.stream("POST", CHAT.format("broken-off"), json=body) as answer,
+    ):
+        for number, _ in enumerate(answer.iter_text()):
+            if number == 1:
+                jupyter.backend.kill()
+    assert jupyter.api("nbgpu/v1/health")["status"] == "ok"
+
+
+def test_a_request_that_goes_away_while_it_waits_leaves_the_queue(jupyter: JupyterProcess) -> None:
+    jupyter.deploy("waits", "--startup-s", "60").raise_for_status()
+    with jupyter.client({"Authorization": f"token {TOKEN}"}) as hasty:
+        with pytest.raises(httpx.ReadTimeout):
+            hasty.post(CHAT.format("waits"), json=question("waits"), timeout=0.5)
+        until(lambda: jupyter.backend.row("waits")["queued"] == 0)
+    jupyter.http.delete("nbgpu/api/v2/serverless/waits").raise_for_status()
+
+
 def test_a_backend_that_cannot_start_is_one_sentence(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("")
@@ -142,3 +215,17 @@ def test_a_backend_that_cannot_start_is_one_sentence(tmp_path: Path) -> None:
         assert "cannot be written" in answer.json()["detail"]
     finally:
         process.stop()
+
+
+def test_the_backends_token_is_in_no_answer_no_header_and_no_log(jupyter: JupyterProcess) -> None:
+    """Of this server as all tests above have used it, with its log at its most talkative."""
+    token = jupyter.backend.backend.token
+    said = []
+    for path in (
+        "nbgpu/v1/summary", "nbgpu/v1/health", "nbgpu/v1/settings", "nbgpu/v1/changes",
+        "v2/serverless", "v2/serverless/nothing", "nbgpu/v1/why/nothing", "v2/nothing/health", "v2/x",
+    ):  # fmt: skip
+        answer = jupyter.http.get("nbgpu/api/" + path)
+        said.append(f"{answer.headers} {answer.text}")
+    assert "nbgpu/api/nbgpu/v1/summary" in jupyter.log()  # it does log what is asked
+    assert not any(token in text for text in [*said, jupyter.log(), jupyter.backend.log()])

@@ -37,6 +37,8 @@ def test_the_wheel_brings_the_panel_to_a_machine_without_node(tmp_path: Path) ->
     assert any(n.endswith("nbgpu_backend/shim.py") for n in names)
     assert any(n.endswith("nbgpu/verbs.json") for n in names)
     assert any(n.endswith("migrations/state/versions/0001_first.py") for n in names)
+    assert any(n.endswith("share/jupyter/labextensions/nbgpu/package.json") for n in names)
+    assert not any("nbgpu_lab/labextension" in n for n in names)  # once is enough
     assert not any("tests/" in n or n.endswith(".tsx") for n in names)
     clean = tmp_path / "clean"
     venv.create(clean, with_pip=True)

@@ -1,7 +1,7 @@
 """A small stand-in for the backend's HTTP side, for tests of the SDK and its faces.
 
 It keeps endpoints in memory, in a thread of the test's process, and writes a backend.json, so that
-clients find it as they find the real one. Models named `slow/…` are fetched for ever, `short/…` for a
+clients find it as they find the real one. Models and handlers named `slow/…` are fetched for ever, `short/…` for a
 moment, `broken/…` fail; an endpoint answers with what it was asked, word by word.
 """
 
@@ -337,6 +337,7 @@ def problem(status: int, code: str, what: str, next_step: str = "") -> web.Respo
 def endpoint(asked: CreateEndpoint) -> Endpoint:
     ref = asked.nbgpu.model or ""
     fetching = ref.split("/")[0] in ("slow", "short", "broken")
+    program = ref.endswith(".py")
     reason = Reason(code="asleep", text="No request has come for a while.", since_us=now_us())
     id_ = "ep" + asked.name.replace("-", "")
     return Endpoint(
@@ -346,7 +347,8 @@ def endpoint(asked: CreateEndpoint) -> Endpoint:
         request_urls=RequestUrls(run="", run_sync="", status="", stream="", cancel="", retry="",
                                  purge_queue="", health=""),
         nbgpu=EndpointStatus(
-            model=ModelInfo(ref=ref, source="hub", bytes=4_000_000_000, fetch=Fetch(
+            model=ModelInfo(ref=ref, source="handler" if program else "hub", bytes=4_000_000_000, fetch=Fetch(
+                what="environment" if program else "weights", text="unpacking x (1 of 2)" if program else "",
                 state="running" if fetching else "done", bytes_total=4_000_000 if fetching else 0,
                 seconds_left=3.0 if fetching else None)),
             engine=asked.nbgpu.engine, engine_version="0.32.0", place=asked.nbgpu.place,

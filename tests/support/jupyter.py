@@ -15,7 +15,7 @@ import httpx
 from nbgpu_backend.home import Home
 from yarl import URL
 
-from tests.support.backend import BackendProcess
+from tests.support.backend import BackendProcess, command_engine
 from tests.support.ports import free_port
 from tests.support.waiting import until
 
@@ -26,8 +26,9 @@ PREFIX = "/user/ada%40example/"  # as JupyterHub gives them
 class JupyterProcess:
     """`backend` is what its extension starts on demand; `http` asks with Jupyter's token."""
 
-    def __init__(self, folder: Path, *, home: Path | None = None) -> None:
+    def __init__(self, folder: Path, *, home: Path | None = None, **settings: str) -> None:
         self.folder = folder
+        self.settings = settings  # of ServerApp
         self.backend = BackendProcess(home or folder / "home")
         self.url = ""
         self.http = httpx.Client()
@@ -50,10 +51,13 @@ class JupyterProcess:
             "ServerApp.root_dir": root,
             "ServerApp.open_browser": False,
             "ServerApp.allow_root": True,
+            "ServerApp.log_level": "DEBUG",  # so that what must not be logged would be
             "ServerApp.jpserver_extensions": "{'nbgpu_lab': True}",
             "IdentityProvider.token": TOKEN,
+            **{f"ServerApp.{name}": value for name, value in self.settings.items()},
         }
-        own = {f"JUPYTER_{kind}_DIR": str(self.folder / kind) for kind in ("CONFIG", "RUNTIME", "DATA")}  # fmt: skip
+        own = {"HOME": str(self.folder)}  # Jupyter writes its root with ~ then
+        own |= {f"JUPYTER_{kind}_DIR": str(self.folder / kind) for kind in ("CONFIG", "RUNTIME", "DATA")}  # fmt: skip
         with open(self.folder / "log", "wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "jupyter_server", *(f"--{k}={v}" for k, v in settings.items())],
@@ -80,11 +84,16 @@ class JupyterProcess:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    def deploy(self, name: str, *arguments: str) -> httpx.Response:
+        """The tiny upstream with its `arguments`, by way of the extension."""
+        body = {"name": name, "nbgpu": {"engine": command_engine(*arguments)}}
+        return self.http.post("nbgpu/api/v2/serverless", json=body)
+
     @asynccontextmanager
-    async def bus(self) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    async def bus(self, token: str = TOKEN) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         """Jupyter's event bus, as a browser holds it."""
         async with (
-            aiohttp.ClientSession(headers={"Authorization": f"token {TOKEN}"}) as session,
+            aiohttp.ClientSession(headers={"Authorization": f"token {token}"}) as session,
             session.ws_connect(URL(self.url + "api/events/subscribe", encoded=True)) as socket,
         ):
             yield socket

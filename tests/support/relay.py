@@ -10,14 +10,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import nbgpu_backend
 import pytest
-from nbgpu_backend.providers.local.relay_client import Frame, RelayClient
+from nbgpu_backend.providers.base import Frame
+from nbgpu_backend.providers.local.relay_client import RelayClient
 from nbgpu_backend.providers.local.shim_client import NoAnswer
 
 RELAY = Path(nbgpu_backend.__file__).with_name("relay.py")
@@ -29,9 +30,9 @@ IDLE = ["sh", "-c", "env > env.tmp && mv env.tmp env && exec sleep 1000"]
 RUNPOD = "1.12.0"
 
 
-def argv(handler: list[str], cwd: Path, python: str = PYTHON) -> list[str]:
+def argv(handler: list[str], cwd: Path, python: str = PYTHON, lease_s: float = 900.0) -> list[str]:
     start = [python, "-I", "-S", "-E", str(RELAY), "--endpoint", "ep", "--worker", "w1"]
-    return [*start, "--cwd", str(cwd), "--", *handler]
+    return [*start, "--cwd", str(cwd), "--lease", str(lease_s), "--", *handler]
 
 
 async def connect(folder: Path) -> RelayClient:
@@ -48,12 +49,12 @@ class Backend:
 
     def __init__(self, client: RelayClient) -> None:
         self.client = client
-        self._frames = client.frames()
+        self.frames = client.frames()
 
     async def next(self, *ops: str, within: float = 15.0) -> Frame:
         """The next frame; with `ops`, the next of these, what comes between being left out."""
         async with asyncio.timeout(within):
-            async for frame in self._frames:
+            async for frame in self.frames:
                 if not ops or frame.op in ops:
                     return frame
         raise EOFError("the relay is gone")
@@ -141,6 +142,23 @@ class Stand:
         ) as answer:
             return answer.status
 
+    async def port(self) -> int:
+        return int((await self.env())["RUNPOD_WEBHOOK_PING"].split(":")[2].split("/")[0])
+
+    async def socket(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A plain connection to the HTTP side."""
+        return await asyncio.open_connection("127.0.0.1", await self.port())
+
+    async def backend_socket(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A plain connection to the backend's side."""
+        await self.env()
+        await (await self.backend()).next("hello")  # it listens
+        fd = os.open(self.folder, os.O_PATH)
+        try:
+            return await asyncio.open_unix_connection(f"/proc/self/fd/{fd}/relay.sock")
+        finally:
+            os.close(fd)
+
     def signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
@@ -200,7 +218,7 @@ def rss(pid: int) -> int:
     raise AssertionError(f"{pid} has no memory")
 
 
-async def within(seconds: float, look: Any) -> Any:
+async def soon(look: Callable[[], Any], seconds: float = 10.0) -> Any:
     """The first true value of `look()`."""
     end = time.monotonic() + seconds
     while not (value := look()):

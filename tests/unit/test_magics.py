@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -123,6 +124,15 @@ def test_deploy_waits_for_the_weights(api: Api, shell: Any, capsys: Any) -> None
     done = shell.run_cell("%gpu deploy broken/M --name bad")
     assert isinstance(done.error_in_exec, errors.DeployFailed)
     assert "There is no model broken/model on the hub." in str(done.error_in_exec)
+
+
+def test_a_handler_waits_for_its_environment(api: Api, shell: Any, capsys: Any) -> None:
+    run(shell, "%gpu deploy short/mood.py")
+    said = capsys.readouterr()
+    assert "mood: environment installed in" in said.err
+    assert "mood is deployed" in said.out and "Its jobs are posted to" in said.out
+    assert api.bodies[-1]["nbgpu"]["engine"] == {"name": "handler", "options": []}
+    assert api.bodies[-1]["nbgpu"]["cwd"] == str(Path.cwd())
 
 
 def test_always_on_says_what_a_month_costs(api: Api, shell: Any, capsys: Any) -> None:
@@ -271,6 +281,7 @@ def test_a_question_mark_in_a_cell_is_no_help(api: Api, shell: Any, capsys: Any)
         ("%gpu deploy M --al", ["--always-on"]),
         ("%gpu deploy M --engine v", ["vllm"]),
         ("%gpu deploy M --engine=c", ["command"]),
+        ("%gpu deploy M --engine h", ["handler"]),
         ("%gpu chart chat l", ["latency"]),
         ("%gpu help dep", ["deploy"]),
         ("%gpu settings ra", ["rate.local="]),

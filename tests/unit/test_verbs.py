@@ -71,6 +71,16 @@ def test_deploy_asks_for_an_endpoint_that_converges() -> None:
     assert made.body["env"] == {"A": "1"}
 
 
+def test_a_python_file_is_a_handler(tmp_path: Path) -> None:
+    for options in ({}, {"engine": "handler"}):
+        body = call("deploy", "mood/handler.py", engine_options=["--size", "2"], **options).body
+        assert body is not None and body["name"] == "mood"
+        assert body["nbgpu"]["model"] == "mood/handler.py"
+        assert body["nbgpu"]["engine"] == {"name": "handler", "options": ["--size", "2"]}
+    other = call("deploy", "serve.py", name="x", engine="command", engine_options=["a"]).body
+    assert other is not None and other["nbgpu"]["engine"]["name"] == "command"
+
+
 @pytest.mark.parametrize(
     ("model", "name"),
     [
@@ -78,6 +88,13 @@ def test_deploy_asks_for_an_endpoint_that_converges() -> None:
         ("hub:Org/Model", "model"),
         ("./models/My Model/", "my-model"),
         ("///", "endpoint"),
+        ("mood.py", "mood"),
+        ("mood/handler.py", "mood"),
+        ("/home/me/Mood Ring/main.py", "mood-ring"),
+        ("mood/rank.py", "rank"),
+        ("handler.py", "handler"),
+        ("../handler.py", "handler"),
+        ("src/handler.py", "handler"),
         ("x" * 80, "x" * 63),
     ],
 )
@@ -94,6 +111,7 @@ def test_an_endpoint_is_named_after_its_model(model: str, name: str) -> None:
         ({"gpu": ["H100"], "cpu": 2}, "exclude each other"),
         ({"model": None}, "Which model?"),
         ({"model": None, "engine": "command"}, "--name NAME"),
+        ({"model": None, "engine": "handler"}, "Which file?"),
     ],
 )
 def test_deploy_refuses_what_cannot_be_meant(options: dict[str, Any], said: str) -> None:

@@ -258,4 +258,4 @@ def test_a_command_line_that_cannot_work_is_refused(home: Home, line: str, what:
 def test_an_unknown_engine_is_answered_with_the_known_ones(home: Home) -> None:
     with pytest.raises(NotFound) as caught:
         engine("vlm", home)
-    assert "vllm and command" in caught.value.next_step
+    assert "vllm, handler and command" in caught.value.next_step

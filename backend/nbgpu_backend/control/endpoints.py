@@ -136,7 +136,8 @@ class Endpoints:
             changes.append(Change(field="revision", old=record.model.revision, new=prepared.model.revision))  # fmt: skip
         if record.stopped:
             changes.append(Change(field="stopped", old=True, new=False))
-        if not changes and record.failure is None and record.model.fetched:
+        here = record.model.fetched and prepared.model.fetched  # or it was deleted since
+        if not changes and record.failure is None and here:
             return control, "attached", []
         if any(change.field in (*ROLLING, "revision") for change in changes):
             record.version += 1

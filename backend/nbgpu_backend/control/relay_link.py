@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from nbgpu_backend.domain.jobs import read_chunk, read_post
 from nbgpu_backend.errors import DiskError
-from nbgpu_backend.providers.base import Frame, Relay, RelayHost
+from nbgpu_backend.providers.base import Frame, Post, Relay, RelayHost
 from nbgpu_backend.serving.board import JobBoard
 from nbgpu_backend.serving.pull import PullWorker
 
@@ -23,6 +24,14 @@ log = logging.getLogger(__name__)
 CONNECT_S = 0.05  # between tries to reach a relay
 DISK_PAUSE_S = 1.0
 BIG = 256 << 10  # a longer post is read in a thread
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a relay's hello told, and what it had been sent by then."""
+
+    held: Sequence[str] = ()
+    delivered: dict[str, float] = field(default_factory=dict)
 
 
 class RelayLink:
@@ -38,10 +47,10 @@ class RelayLink:
         self._relay: Relay | None = None
         self._worker: PullWorker | None = None
         self._want: dict[str, Any] | None = None  # the poll that is open
-        self._held: list[str] = []
+        self._found = _Found()
         self._unacked = -1  # posts of former times that are still to come
         self._draining = False
-        self._posts: asyncio.Queue[Frame | list[str]] = asyncio.Queue()
+        self._posts: asyncio.Queue[Post | _Found] = asyncio.Queue()
 
     def attach(self, worker: PullWorker) -> None:
         """From now on it gets jobs."""
@@ -85,10 +94,12 @@ class RelayLink:
     def _hear(self, frame: Frame) -> None:
         header, worker = frame.header, self._worker
         if frame.op == "hello":
-            self._held = list(header["held"])
+            self._found = _Found(header["held"], self._board.delivered(self._worker_id))
             self._expect(int(header["unacked"]))
         elif frame.op == "post":
-            self._posts.put_nowait(frame)
+            self._posts.put_nowait(
+                Post(header["n"], header["kind"], header["job"], header["stream"], frame.body)
+            )
             self._expect(self._unacked - 1)
         elif frame.op == "want":
             self._want = header
@@ -110,7 +121,7 @@ class RelayLink:
         """After the last post of former times it is known what of its jobs never reached it."""
         self._unacked = max(-1, unacked)
         if unacked == 0:
-            self._posts.put_nowait(self._held)
+            self._posts.put_nowait(self._found)
 
     def _wants(self, header: dict[str, Any]) -> None:
         assert self._worker is not None
@@ -126,25 +137,25 @@ class RelayLink:
     async def _store(self) -> None:
         while True:
             item = await self._posts.get()
-            if isinstance(item, list):
+            if isinstance(item, _Found):
                 if self._worker is not None:
-                    self._board.held_by(self._worker, item)
+                    self._board.held_by(self._worker, item.held, item.delivered)
                 continue
             await self._take(item)
             if self._relay is not None:
-                self._relay.ack(item.header["n"])
+                self._relay.ack(item.n)
 
-    async def _take(self, post: Frame) -> None:
+    async def _take(self, post: Post) -> None:
         """Store what was posted, once the disk takes it."""
-        header, body = post.header, post.body
-        read: Any = read_post if header["kind"] == "done" else read_chunk
+        read: Any = read_post if post.kind == "done" else read_chunk
+        body = post.body
         read = await asyncio.to_thread(read, body) if len(body) > BIG else read(body)
         while True:
             try:
-                if header["kind"] == "done":
-                    await self._board.done(self._worker_id, header["job"], read)
+                if post.kind == "done":
+                    await self._board.done(self._worker_id, post.job, read)
                 else:
-                    await self._board.chunk(self._worker_id, header["job"], read, header["n"])
+                    await self._board.chunk(self._worker_id, post.job, read, post.n)
                 return
             except DiskError as error:
                 log.error("a post of %s waits: %s", self._name, error)

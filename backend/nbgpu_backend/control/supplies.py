@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from nbgpu_backend.control.records import ModelRecord
 from nbgpu_backend.control.services import Services
-from nbgpu_backend.engines.handler.builder import Builder, BuildProgress
+from nbgpu_backend.engines.handler.builder import Builder
 from nbgpu_backend.hub.fetcher import Fetcher, FetchPlan, FetchProgress
 from nbgpu_backend.hub.library import HubModel
 from nbgpu_backend.schema.endpoints import Fetch
@@ -92,8 +92,8 @@ class HandlerEnvironment:
     async def bring(self, model: ModelRecord, plan: FetchPlan | None, note: Note) -> str:
         assert model.path is not None
 
-        def moved(progress: BuildProgress) -> None:
-            note(Fetch(state="running", what="environment", text=progress.text))
+        def moved(text: str) -> None:
+            note(Fetch(state="running", what="environment", text=text))
 
         await self._builder.build(Path(model.path), moved)
         return model.path

@@ -35,7 +35,8 @@ def camel(name: str) -> str:
 
 
 def base_url(control: EndpointControl, services: Services) -> str:
-    return f"{services.url}/v2/{control.name}/openai/v1"
+    """Of OpenAI's API, or of the job API where it is a handler."""
+    return f"{services.url}/v2/{control.name}" + ("" if control.pulls else "/openai/v1")
 
 
 def endpoint_view(

@@ -41,15 +41,18 @@ def _next_step(control: EndpointControl, state: str) -> str:
         if control.record.model.source == "handler":
             return f"{deploy}   tries again once requirements.txt is corrected"
         return f"{deploy}   goes on where the fetch broke"
+    use = f"nbgpu ask {name} hello"
+    if control.pulls:
+        use = f'nbgpu.connect().endpoint("{name}").run({{…}})'
     return {
         "stopped": f"nbgpu start {name}   lets requests in again",
         "failed": f"nbgpu logs {name}   shows what the engine said; nbgpu start {name}   tries again",
-        "asleep": f"nbgpu ask {name} hello   wakes it",
+        "asleep": f"{use}   wakes it",
         "fetching": "wait: requests are held until that is done",
         "starting": f"wait: requests are held; nbgpu logs {name}   shows the engine",
         "throttled": "nbgpu ls   shows what else runs; nbgpu stop NAME   frees its memory",
-        "ready": f"nbgpu ask {name} hello, or nbgpu stop {name}   to stop paying for it",
-        "draining": f"nbgpu ask {name} hello   starts another one",
+        "ready": f"{use}, or nbgpu stop {name}   to stop paying for it",
+        "draining": f"{use}   starts another one",
         "busy": f"nbgpu show {name}   shows its workers",
     }.get(state, "")
 

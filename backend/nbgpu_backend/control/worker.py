@@ -302,16 +302,11 @@ class WorkerControl:
             self.serving = PushWorker(**known, url=url, key=self._key)
             self._record_state("idle", "ready", "ready")
         else:
-            pull = PullWorker(
-                **known, wire=self._link, end=self._end_now, seen=services.clock.elapsed()
-            )
+            pull = PullWorker(**known, wire=self._link, end=self.end, seen=services.clock.elapsed())
             self.serving = pull
             self._record_state("idle", "ready", "ready")
             self._link.attach(pull)
         self._owner.worker_ready(self)
-
-    def _end_now(self, code: str, text: str) -> None:
-        self.end(code, text, self._engine.drain_s)
 
     def _busy(self, busy: bool) -> None:
         if self.state in ("idle", "running"):

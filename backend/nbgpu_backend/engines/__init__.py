@@ -33,4 +33,6 @@ def engine(name: str, home: Home) -> Engine:
         from nbgpu_backend.engines.command.engine import CommandEngine
 
         return CommandEngine(home)
-    raise NotFound(f"There is no engine {name!r}.", f"There are {', '.join(NAMES)}.")
+    raise NotFound(
+        f"There is no engine {name!r}.", f"There are {', '.join(NAMES[:-1])} and {NAMES[-1]}."
+    )

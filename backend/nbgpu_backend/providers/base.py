@@ -70,6 +70,17 @@ class Frame:
     body: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class Post:
+    """What a handler posted; `body` as it sent it. `stream`: it says that chunks went before."""
+
+    n: int
+    kind: str
+    job: str
+    stream: bool
+    body: bytes
+
+
 class Relay(Protocol):
     """The stream to the relay of one handler (see relay.py). The methods write and return."""
 
@@ -93,7 +104,7 @@ class RelayHost(Protocol):
 
     async def relay(self, name: str) -> Relay | None: ...
 
-    async def spool(self, name: str) -> Sequence[Frame]: ...
+    async def spool(self, name: str) -> Sequence[Post]: ...
 
 
 class WorkerHost(Protocol):
@@ -136,7 +147,7 @@ class WorkerHost(Protocol):
         """A stream to the relay of a handler's instance; None while there is none."""
         ...
 
-    async def spool(self, name: str) -> Sequence[Frame]:
+    async def spool(self, name: str) -> Sequence[Post]:
         """The posts that the relay of an ended instance had not handed on, in their order."""
         ...
 

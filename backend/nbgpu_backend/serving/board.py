@@ -32,8 +32,15 @@ from nbgpu_backend.domain.jobs import (
     Verdict,
 )
 from nbgpu_backend.errors import Conflict, DiskError, NotFound, QueueFull, WorkerDied
-from nbgpu_backend.serving.job import Job, JobView, final_view, live_view, new_id
-from nbgpu_backend.serving.pull import PullWorker
+from nbgpu_backend.serving.job import (
+    Job,
+    JobView,
+    final_view,
+    live_view,
+    new_id,
+    settled_view,
+)
+from nbgpu_backend.serving.pull import KILL_S, PullWorker
 from nbgpu_backend.serving.queue import EndpointQueue
 from nbgpu_backend.serving.target import Record, Sink
 from nbgpu_backend.serving.worker import PushWorker
@@ -379,7 +386,7 @@ class JobBoard:
         if worker is not None:
             self._release(worker, job.ticket)
             if verdict.stop_worker:
-                worker.end("refresh", "its handler asked for a fresh worker")
+                worker.end("refresh", "its handler asked for a fresh worker", None)
 
     async def chunk(self, worker_id: str, job_id: str, output: str, n: int | None = None) -> None:
         """What a generator yielded. `n` grows with each post of this worker. Raises DiskError."""
@@ -425,7 +432,7 @@ class JobBoard:
             if queued:
                 self._queue.readmit(job.ticket)
             raise
-        job.state = state
+        job.state, job.final = state, settled_view(job, state, output, error, now_us)
         del self.live[job.id]
         if job.body is not None:
             self._kept -= len(job.body)
@@ -489,23 +496,32 @@ class JobBoard:
             else:
                 self._again_or_fail(job, why)
 
-    def held_by(self, worker: PullWorker, ids: Iterable[str]) -> None:
-        """A relay that was found again says what its handler has; the rest never reached it."""
+    def delivered(self, worker_id: str) -> dict[str, float]:
+        """Jobs that were sent to it, and when."""
+        jobs = (self.live.get(t.id) for t in self._queue.core.held.get(worker_id, ()))
+        return {job.id: job.started for job in jobs if job is not None and job.started is not None}
+
+    def held_by(self, worker: PullWorker, ids: Iterable[str], delivered: dict[str, float]) -> None:
+        """A relay that was found again said what its handler has. Of what had been `delivered` at that
+        moment the rest never reached it; what was sent since is another matter."""
         known = frozenset(ids)
-        held = {t.id: t for t in self._queue.core.held.get(worker.id, ())}
         now = self._clock.elapsed()
+        held = {t.id: t for t in self._queue.core.held.get(worker.id, ())}
         for job_id, ticket in held.items():
             job = self.live.get(job_id)
-            if job is None:
-                self._queue.release(ticket)
-            elif job.started is None:
-                continue  # it is on its way to the disk, and then to the worker
+            if job is None and job_id not in known:
+                self._release(worker, ticket)
             elif job_id in known:
                 worker.given.setdefault(job_id, now)
                 if ticket not in worker.marks:
                     worker.marks[ticket] = worker.take(now)
-            elif job.settling is None:
-                job.ticket.tries -= 1
+            elif (
+                job is not None
+                and job.settling is None
+                and job.started == delivered.get(job_id, -1)
+            ):
+                self._unmark(worker, ticket)
+                ticket.tries -= 1
                 self._back(job, "it had not reached its worker", counted=False)
         for job_id in known - held.keys():  # final here, and perhaps at work there
             ghost = Ticket(job_id, "", now, now, durable=True)
@@ -618,7 +634,8 @@ class JobBoard:
                 }
                 if worker.overdue(now, limits):
                     ids = ", ".join(t.id for t in worker.dropping)
-                    worker.end("job_stopped", f"it did not stop {ids}, which has an end already")
+                    text = f"it did not stop {ids}, which has an end already"
+                    worker.end("job_stopped", text, KILL_S)
                 else:
                     self._arm(now + 1)
         if self._due:
@@ -665,7 +682,9 @@ class JobBoard:
             end = self._clock.elapsed() + wait_s
             while job.id in self.live and (left := end - self._clock.elapsed()) > 0:
                 await job.change(left)
-        if job is not None and job.id in self.live:
+        if job is not None and job.final is not None:
+            return job.final
+        if job is not None:
             return live_view(job, self._clock.now())
         row = await self._row(job_id)
         if row is None:  # it was retried in between

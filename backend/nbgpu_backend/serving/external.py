@@ -110,7 +110,7 @@ class ExternalWorkers:
         wire.worker = board.workers[worker_id] = PullWorker(
             id=worker_id, slots=1, launched=now, ready=now, rate=Decimal(0), phases={},
             on_busy=lambda busy: None, wire=wire, seen=now,
-            end=lambda code, text: self._fence(key, text),
+            end=lambda code, text, grace_s: self._fence(key, text),
         )  # fmt: skip
         self._wires[key] = wire
         if self._watch is None:

@@ -112,7 +112,8 @@ class Gateway:
 
     async def _get(self, exchange: Exchange, name: str | None, route: str) -> None:
         """Models are answered here: asking what there is wakes nobody."""
-        targets = [self._target(name)] if name else self._directory.targets()
+        found_here = [self._target(name)] if name else self._directory.targets()
+        targets = [target for target in found_here if not target.pulls]
         if route == "/v1/models":
             body: dict[str, Any] = {"object": "list", "data": [_model(t) for t in targets]}
         elif route.startswith("/v1/models/"):
@@ -139,6 +140,12 @@ class Gateway:
         if name is None and not isinstance(model, str):
             raise BadRequest("The request names no model.", "Set 'model' to an endpoint's name.")
         target = self._target(name if name is not None else str(model))
+        if target.pulls:
+            raise NotFound(
+                f"'{target.name}' is a handler: it takes jobs, not chats.",
+                f"Send them to /v2/{target.name}/run or /v2/{target.name}/runsync.",
+                code="not_a_model",
+            )
         if isinstance(model, str) and model == target.id:
             parsed["model"] = target.name
             body = json.dumps(parsed).encode()

@@ -34,6 +34,7 @@ class Job:
     chunks_read: int = 0
     run: asyncio.Task[None] | None = None  # on a push worker
     share_s: float = 0.0  # its part of that worker's busy time
+    final: JobView | None = None  # for those who waited for its end
     settling: asyncio.Task[None] | None = None  # its end is being stored
     _watchers: set[asyncio.Future[None]] = field(default_factory=set)
 
@@ -100,6 +101,23 @@ class JobView:
         if self.output is None:
             return text
         return text[:-1] + b', "output": ' + self.output + b"}"
+
+
+def settled_view(
+    job: Job, state: str, output: bytes | None, error: str | None, now_us: int
+) -> JobView:
+    """At its end."""
+    begun = job.assigned_us
+    return JobView(
+        job.id,
+        state,
+        job.worker,
+        _ms((begun or now_us) - job.queued_us),
+        _ms(now_us - begun) if begun else 0,
+        output,
+        error,
+        job.retried,
+    )
 
 
 def live_view(job: Job, now_us: int) -> JobView:

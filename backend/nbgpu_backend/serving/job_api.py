@@ -243,8 +243,8 @@ class _Call:
     async def fail(self, error: NbgpuError) -> None:
         status, headers = error.status, [(b"content-type", b"application/json")]
         after = getattr(error, "retry_after_s", None)
-        if self._verb in WORKER_VERBS and status >= 500:
-            # 429 is the only code after which a worker pauses
+        if self._verb in WORKER_VERBS - POSTS and status >= 500:
+            # 429 is the only code after which a worker pauses; a post is tried again after a 5xx alone
             status, after = 429, after or 5
         if after is not None:
             headers.append((b"retry-after", str(after).encode()))
@@ -259,6 +259,7 @@ class _Call:
 WORKER_VERBS = frozenset(
     {"job-take", "job-take-batch", "job-done", "job-stream", "job-stop", "ping"}
 )
+POSTS = frozenset({"job-done", "job-stream"})
 ARGUMENTS = {
     "status": 1, "status-sync": 1, "stream": 1, "cancel": 1, "retry": 1, "job-take": 1,
     "job-take-batch": 1, "job-done": 2, "job-stream": 2, "job-stop": 1, "ping": 1,

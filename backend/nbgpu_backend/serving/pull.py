@@ -10,6 +10,7 @@ from nbgpu_backend.domain.dispatch import Ticket
 from nbgpu_backend.serving.worker import ServingWorker
 
 DROP_S = 3.0  # how long a worker may take to drop a job that it was told to stop
+KILL_S = 1.0  # from TERM to KILL, when it does not
 MISSED = 2  # pings in a row that do not name a job which the worker should hold
 SETTLE_S = 10.0  # after its delivery a job may be missing in a ping that was on its way
 
@@ -36,10 +37,11 @@ class Wire(Protocol):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class PullWorker(ServingWorker):
-    """`end(code, text)` ends its process, or its generation where the process is not ours."""
+    """`end(code, text, grace_s)` ends its process (None: once what it holds is done), or its generation
+    where the process is not ours."""
 
     wire: Wire
-    end: Callable[[str, str], None]
+    end: Callable[[str, str, float | None], None]
     poll: int | None = None  # the open poll, and how many it asks for
     wanted: int = 0
     giving: set[int] = field(default_factory=set)  # polls whose jobs are on their way to the disk

@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Iterable
-from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +26,8 @@ Row = dict[str, Any]
 
 INLINE = 64 << 10  # a longer text is a file beside the database
 DROP = 500  # rows in one step of the clean-up
+
+COUNTED = ("completed", "failed", "retried")
 
 _KEY = jobs.c.id == bindparam("key")
 _history = jobs.c.history.op("||")(bindparam("note"))
@@ -60,10 +61,14 @@ STATEMENTS: dict[str, Any] = {
         index_elements=["endpoint_id"],
         set_={
             name: job_counts.c[name] + _counts.excluded[name]
-            for name in ("completed", "failed", "retried")
+            for name in COUNTED
         },
     ),
 }  # fmt: skip
+
+
+_BY_ID = select(jobs).where(jobs.c.id == bindparam("key"))
+_BODY = select(jobs.c.body).where(jobs.c.id == bindparam("key"))
 
 
 class JobStore:
@@ -134,18 +139,15 @@ class JobStore:
         return await self._database.read(function)
 
     async def get(self, job_id: str) -> Row | None:
-        query = select(jobs).where(jobs.c.id == job_id)
-
         def work(connection: Connection) -> Row | None:
-            row = connection.execute(query).mappings().first()
+            row = connection.execute(_BY_ID, {"key": job_id}).mappings().first()
             return dict(row) if row else None
 
         return await self._read(work)
 
     async def body(self, job_id: str) -> bytes | None:
         """What the worker gets, from the row or the file."""
-        query = select(jobs.c.body).where(jobs.c.id == job_id)
-        body = await self._read(lambda c: c.execute(query).scalar())
+        body = await self._read(lambda c: c.execute(_BODY, {"key": job_id}).scalar())
         return body if body is not None else await self.read_file(job_id, "in")
 
     async def live(self) -> list[Row]:
@@ -234,8 +236,23 @@ def count_row(endpoint_id: str, state: str = "", retried: int = 0) -> Row:
 
 
 def _apply(connection: Connection, work: list[tuple[str, Row]]) -> None:
-    for operation, group in groupby(work, key=lambda item: item[0]):
-        connection.execute(STATEMENTS[operation], [row for _, row in group])
+    """What is asked of one job keeps its order; what is asked of many goes in one statement."""
+    counts: dict[str, Row] = {}
+    steps: dict[tuple[int, str], list[Row]] = {}
+    turns: dict[str, int] = {}
+    for operation, row in work:
+        if operation == "count":
+            total = counts.setdefault(row["endpoint_id"], count_row(row["endpoint_id"]))
+            for name in COUNTED:
+                total[name] += row[name]
+            continue
+        job_id = row.get("key") or row.get("job_id") or row["id"]
+        turns[job_id] = turn = turns.get(job_id, -1) + 1
+        steps.setdefault((turn, operation), []).append(row)
+    for (_, operation), rows in sorted(steps.items(), key=lambda step: step[0][0]):
+        connection.execute(STATEMENTS[operation], rows)
+    if counts:
+        connection.execute(STATEMENTS["count"], list(counts.values()))
 
 
 def _drop(connection: Connection, now_us: int) -> list[str]:

@@ -30,6 +30,13 @@ test('no token of the backend is sent', async () => {
   expect(await request.json()).toEqual({ action: 'stop' });
 });
 
+test('a peek starts no backend', async () => {
+  const { client: found, requests } = client(new Response(null, { status: 204 }), new Response('{"seq": 1}'));
+  expect(await found.peek()).toBeNull();
+  expect(requests[0]?.headers.get('X-Nbgpu-Start')).toBe('never');
+  expect(await found.peek()).toEqual({ seq: 1 });
+});
+
 test('a question asks for a stream with its progress', async () => {
   const { client: found, requests } = client(new Response('data: {"choices": [{"delta": {"content": "hi"}}]}\n\n'));
   const said: string[] = [];

@@ -28,6 +28,12 @@ export class Client {
     return (await this._json('GET', `nbgpu/v1/changes${query}`)) as Changes;
   }
 
+  /** A snapshot if a backend runs; null, and none is started, if not. */
+  async peek(): Promise<Changes | null> {
+    const response = await this._send('GET', 'nbgpu/v1/changes', undefined, { headers: { 'X-Nbgpu-Start': 'never' } });
+    return response.status === 204 ? null : ((await response.json()) as Changes);
+  }
+
   async create(body: Deploy): Promise<Endpoint> {
     return (await this._json('POST', 'v2/serverless', body)) as Endpoint;
   }

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { cell } from '../verbs/cell';
-import { complaint, EMPTY, requestOf, suggestName, valuesOf } from './deployment';
+import { EMPTY, complaint, folderOf, requestOf, suggestName, valuesOf } from './deployment';
 
 test('a name is suggested from the model, as the magic does', () => {
   expect(suggestName('Qwen/Qwen2.5-0.5B-Instruct', [])).toBe('qwen2-5-0-5b-instruct');
@@ -33,4 +33,12 @@ test('the request and the cell say the same', () => {
   });
   expect(cell('deploy', valuesOf(draft, [])).source).toBe('%gpu deploy a/b --name b --workers 2 --idle 5m');
   expect(cell('deploy', valuesOf({ ...EMPTY, model: 'a/b' }, [])).source).toBe('%gpu deploy a/b --name b');
+});
+
+test('a relative model counts from the folder of the notebook, in full', () => {
+  expect(folderOf('/home/ada/work', 'lab/deep/a.ipynb')).toBe('/home/ada/work/lab/deep');
+  expect(folderOf('/home/ada/work', 'a.ipynb')).toBe('/home/ada/work');
+  expect(folderOf('/home/ada/work', '')).toBe('/home/ada/work');
+  expect(folderOf('/', 'lab/a.ipynb')).toBe('/lab');
+  expect(folderOf('/', '')).toBe('/');
 });

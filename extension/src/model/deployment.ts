@@ -52,6 +52,11 @@ export function complaint(draft: Draft, taken: readonly string[]): string | null
   return null;
 }
 
+/** The folder of a notebook, whose path counts from `root`; of none, `root` itself. Both with `/`. */
+export function folderOf(root: string, notebook: string): string {
+  return [root.replace(/\/+$/, ''), ...notebook.split('/').slice(0, -1)].join('/') || '/';
+}
+
 /** The create request. `cwd` is the folder that a relative path counts from. */
 export function requestOf(draft: Draft, taken: readonly string[], cwd: string | null): Deploy {
   return {

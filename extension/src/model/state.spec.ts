@@ -9,6 +9,7 @@ function source(...answers: (Changes | Error)[]) {
   const asked: (number | null)[] = [];
   return {
     asked,
+    peek: vi.fn((): Promise<Changes | null> => Promise.resolve(null)),
     changes: (since: number | null): Promise<Changes> => {
       asked.push(since);
       const answer = answers.shift() ?? changes(since ?? 0);
@@ -31,6 +32,46 @@ test('nothing is asked until someone looks or the bus speaks', async () => {
   state(from);
   await vi.advanceTimersByTimeAsync(120_000);
   expect(from.asked).toEqual([]);
+});
+
+test('a page that opens shows what runs, and asks no more', async () => {
+  const from = source();
+  from.peek.mockResolvedValue(changes(3, [event(3)], { summary: summary([row('chat')]) }));
+  const found = state(from);
+  const news = vi.fn();
+  found.news.connect(news);
+  await found.peek();
+  expect(found.endpoint('chat')).toBeTruthy();
+  found.attend(true);
+  await vi.advanceTimersByTimeAsync(120_000);
+  expect(from.asked).toEqual([]);
+  expect(news).not.toHaveBeenCalled();
+  found.wake(up(4, 'worker.ready'));
+  await vi.advanceTimersByTimeAsync(1000);
+  expect(from.asked).toEqual([3]);
+});
+
+test('a page that opens without a backend knows nothing, and the panel reads everything', async () => {
+  const from = source(changes(1));
+  const found = state(from);
+  await found.peek();
+  expect(found.connection).toBe('unknown');
+  found.attend(true);
+  await vi.advanceTimersByTimeAsync(1000);
+  expect(from.asked).toEqual([null]);
+});
+
+test('what was read meanwhile is newer than the first look', async () => {
+  const from = source(changes(9));
+  let answer: (found: Changes) => void = () => undefined;
+  from.peek.mockReturnValue(new Promise(resolve => (answer = resolve)));
+  const found = state(from);
+  const peeked = found.peek();
+  found.attend(true);
+  await vi.advanceTimersByTimeAsync(1000);
+  answer(changes(3));
+  await peeked;
+  expect(found.seq).toBe(9);
 });
 
 test('the first look reads everything, and then nothing more', async () => {

@@ -14,6 +14,8 @@ export type Connection = 'unknown' | 'reading' | 'up' | 'down';
 
 export interface Source {
   changes(since: number | null): Promise<Changes>;
+  /** A snapshot if a backend runs; none is started for it. */
+  peek(): Promise<Changes | null>;
 }
 
 /** As many events as are kept; older ones are let go. */
@@ -30,8 +32,8 @@ export interface News {
 /**
  * How things stand, and what happened.
  *
- * Nothing here asks again by itself: a request goes out when the bus says that something changed, when
- * the panel is opened, or after an action. Requests never overlap; changes during one lead to one more.
+ * Nothing here asks again by itself: a request goes out when the page opens, when the bus says that
+ * something changed, when the panel is opened, or after an action. Requests never overlap; changes during one lead to one more.
  */
 export class State {
   summary: Summary | null = null;
@@ -77,6 +79,19 @@ export class State {
     } else if (looking && !before) {
       this._hasten();
       this._changed.emit();
+    }
+  }
+
+  /** How things stand when the page opens, for what shows it without the panel. Never rejects. */
+  async peek(): Promise<void> {
+    try {
+      const found = await this._source.peek();
+      if (found && this.connection === 'unknown') {
+        this._take(found, null);
+      }
+    } catch (thrown) {
+      // The panel says it, once it is opened.
+      console.warn('nbgpu: how things stand could not be read.', thrown);
     }
   }
 

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { event } from '../testing/samples';
-import { shortened, worthTelling } from './telling';
+import { shortened, worthTelling, uncounted } from './telling';
 
 test('only failures are told, and one endpoint not again and again', () => {
   const told = new Map<string, number>();
@@ -11,4 +11,9 @@ test('only failures are told, and one endpoint not again and again', () => {
 
 test('a long text is cut to what Jupyter shows', () => {
   expect(shortened('x'.repeat(500)).length).toBeLessThan(140);
+});
+
+test('a wait is counted once', () => {
+  expect(uncounted('starting a worker: import (3 s, usually 9 s)')).toBe('starting a worker: import');
+  expect(uncounted('queued (2 before it)')).toBe('queued (2 before it)');
 });

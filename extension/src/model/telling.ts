@@ -26,3 +26,8 @@ export function worthTelling(events: readonly Event[], told: Map<string, number>
 export function shortened(text: string): string {
   return text.length > LONGEST ? `${text.slice(0, LONGEST - 1)}…` : text;
 }
+
+/** What is waited for, without the seconds at its end: the line counts by itself. */
+export function uncounted(text: string): string {
+  return text.replace(/\s*\([^()]*\d s\b[^()]*\)$/, '');
+}

@@ -28,6 +28,7 @@ export const core: JupyterFrontEndPlugin<INbgpu> = {
         state.wake(event);
       }
     });
+    void app.restored.then(() => state.peek());
     return {
       client,
       state,

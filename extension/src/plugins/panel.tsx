@@ -1,22 +1,21 @@
 import { ILayoutRestorer, JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
 import { Clipboard, Dialog, Notification, showDialog } from '@jupyterlab/apputils';
-import { PageConfig, PathExt } from '@jupyterlab/coreutils';
+import { PageConfig } from '@jupyterlab/coreutils';
 import { INotebookTracker } from '@jupyterlab/notebook';
 import * as React from 'react';
 import { failure } from '../api/problem';
-import { requestOf } from '../model/deployment';
+import { folderOf, requestOf } from '../model/deployment';
 import { perHour } from '../model/format';
 import { ICells, INbgpu, IPresentation } from '../tokens';
 import type { Hands } from '../view/context';
 import { Lost } from '../view/lost';
 import { Panel } from '../view/panel';
 
-/** The folder that relative paths count from, as for a cell of the current notebook; null if unknown. */
+/** Where relative paths count from: as for a cell of the current notebook; null if unknown. */
 function folder(tracker: INotebookTracker | null): string | null {
-  const root = PageConfig.getOption('serverRoot');
-  const path = tracker?.currentWidget?.context.path ?? '';
-  // Jupyter writes the person's home as ~, which only the backend could resolve.
-  return root.startsWith('/') ? PathExt.join(root, PathExt.dirname(path)) : null;
+  // of our server extension: Jupyter's own `serverRoot` may begin with ~
+  const root = PageConfig.getOption('nbgpuRoot');
+  return root ? folderOf(root, tracker?.currentWidget?.context.localPath ?? '') : null;
 }
 
 function hands(nbgpu: INbgpu, cells: ICells | null, tracker: INotebookTracker | null): Hands {

@@ -15,6 +15,7 @@ import { changes } from './samples';
 export function fake(answer: Changes = changes(0), pieces: Piece[] = []) {
   const client = {
     changes: vi.fn(() => Promise.resolve(answer)),
+    peek: vi.fn(() => Promise.resolve(null)),
     act: vi.fn(() => Promise.resolve(null as never)),
     create: vi.fn(() => Promise.resolve(null as never)),
     remove: vi.fn(() => Promise.resolve())

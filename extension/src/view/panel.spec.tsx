@@ -180,6 +180,34 @@ test('the header says what an hour costs, what today did, and what idles at a pr
   expect(hands.view.open).toBe('chat');
 });
 
+test('what is spent and asked moves on while nothing is heard', async () => {
+  vi.useFakeTimers();
+  try {
+    const chat = row('chat', {
+      costSoFar: '1', ratePerHour: '3600', requestsPerS: 1, spark: [...Array<number>(59).fill(0), 60]
+    });
+    const { hands, client } = fake(
+      changes(1, [], { summary: summary([chat], { perHour: '3600', spentToday: '7' }) })
+    );
+    const node = await draw(hands, <><Overview /><Endpoints /></>);
+    act(() => hands.state.attend(true));
+    const cost = () => node.querySelector('.nbgpu-Row-cost')?.textContent;
+    expect([node.querySelectorAll('dd')[1]?.textContent, cost()]).toEqual(['$7.00', '$1.00']);
+    expect(node.textContent).toContain('1.0/s');
+    const line = node.querySelector('.nbgpu-Spark polyline')?.getAttribute('points');
+    const asked = client.changes.mock.calls.length;
+    await act(async () => {
+      await vi.advanceTimersByTimeAsync(90_000);
+    });
+    expect([node.querySelectorAll('dd')[1]?.textContent, cost()]).toEqual(['$97.00', '$91.00']);
+    expect(node.textContent).toContain('0/s');
+    expect(node.querySelector('.nbgpu-Spark polyline')?.getAttribute('points')).not.toBe(line);
+    expect(client.changes.mock.calls.length).toBe(asked);
+  } finally {
+    vi.useRealTimers();
+  }
+});
+
 test('a backend that ended is told, with the way back', async () => {
   const { hands, client } = fake(changes(1));
   const node = await draw(hands, <Overview />);
@@ -202,11 +230,13 @@ test('a delete names workers and requests that go with it', async () => {
   }
 });
 
-test('the status bar shows the price of an hour', async () => {
-  const { hands } = fake(changes(1, [], { summary: summary([], { perHour: '1.10' }) }));
+test('the status bar shows the price of an hour and how many run', async () => {
+  const busy = row('a', { workers: [{ id: 'w', pid: 1, port: 1, state: 'running', tier: '' }] });
+  const { hands } = fake(changes(1, [], { summary: summary([busy, row('b')], { perHour: '1.10' }) }));
   const open = vi.fn();
   const node = await draw(hands, <Status state={hands.state} open={open} />);
-  expect(node.textContent).toBe('$1.10/h');
+  expect(node.textContent).toBe('$1.10/h · 1 running');
+  expect(node.querySelector('button')?.title).toBe('GPU endpoints: 1 of 2 running, $1.10/h now');
   await click(node.querySelector('button'));
   expect(open).toHaveBeenCalled();
 });

@@ -5,16 +5,19 @@ import { perHour, plural } from '../model/format';
 import type { State } from '../model/state';
 import { useChanges } from './hooks';
 
-/** `$0.10/h` in the status bar; a click opens the panel. */
+/** `$0.10/h · 1 running` in the status bar; a click opens the panel. */
 export function Status(props: { state: State; open: () => void }): React.ReactElement {
   const { state, open } = props;
   useChanges(state.changed);
   const { summary } = state;
   const idle = summary?.idleButBilling.length ?? 0;
   const down = state.connection === 'down';
+  const running = summary?.endpoints.filter(row => row.workers.length > 0).length ?? 0;
   const title = !summary
     ? 'GPU endpoints: open the panel to see them'
-    : `GPU endpoints: ${perHour(summary.perHour)} now` + (idle ? `, ${plural(idle, 'endpoint')} idle but billing` : '');
+    : `GPU endpoints: ${running} of ${summary.endpoints.length} running, ${perHour(summary.perHour)} now` +
+      (idle ? `, ${plural(idle, 'endpoint')} idle but billing` : '');
+  const figures = summary ? perHour(summary.perHour) + (running ? ` · ${running} running` : '') : 'GPU';
   return (
     <button
       type="button"
@@ -23,7 +26,7 @@ export function Status(props: { state: State; open: () => void }): React.ReactEl
       onClick={open}
     >
       <gpuIcon.react tag="span" className="nbgpu-Icon" width="14px" height="14px" />
-      <span>{!summary ? 'GPU' : down ? 'GPU –' : perHour(summary.perHour)}</span>
+      <span>{down ? 'GPU –' : figures}</span>
     </button>
   );
 }

@@ -2,6 +2,7 @@ import { runIcon, stopIcon } from '@jupyterlab/ui-components';
 import * as React from 'react';
 import type { Done, Progress } from '../api/answer';
 import { dollars, latency, plural, span } from '../model/format';
+import { uncounted } from '../model/telling';
 import { cell } from '../verbs/cell';
 import { useHands } from './context';
 import { useChanges } from './hooks';
@@ -91,7 +92,7 @@ function Waiting({ progress }: { progress: Progress | null }): React.ReactElemen
   const elapsed = progress?.elapsed_s ?? 0;
   const cost = Number(progress?.cost ?? 0);
   const parts = [
-    progress?.text ?? 'waiting for the first word',
+    progress ? uncounted(progress.text) : 'waiting for the first word',
     progress && (typical === null ? span(elapsed) : `${span(elapsed)} of about ${span(typical)}`),
     cost > 0 && dollars(cost)
   ].filter(Boolean);

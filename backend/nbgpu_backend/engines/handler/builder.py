@@ -26,15 +26,6 @@ class Handler:
     ready: bool
 
 
-@dataclass(frozen=True, slots=True)
-class BuildProgress:
-    """`text` says what is done just now; `done` of `total` packages are there, 0 of 0: unknown."""
-
-    text: str
-    done: int = 0
-    total: int = 0
-
-
 class Builder:
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -55,9 +46,11 @@ class Builder:
             return False  # building it says what is wrong
 
     async def build(
-        self, path: Path, on_progress: Callable[[BuildProgress], None] = lambda progress: None
+        self, path: Path, on_progress: Callable[[str], None] = lambda text: None
     ) -> Path:
         """Build the environment of the handler at `path`; returns its folder.
+
+        `on_progress` gets a few words on what is done just now.
 
         Cancelling ends pip and all that it started; nothing half-made is ever used. Raises
         BadRequest (the requirements), EngineMissing (pip) or DiskError.
@@ -66,7 +59,7 @@ class Builder:
             async for line in told:
                 if line["kind"] == "done":
                     return Path(line["environment"])
-                on_progress(BuildProgress(line["text"], line["done"], line["total"]))
+                on_progress(line["text"])
         raise UpstreamError(
             f"Building the environment of {path} ended without a result.", "Try again."
         )

@@ -3,7 +3,7 @@
     {"do": "look", "file", "cwd", "home"}
     -> {"kind": "handler", "path", "revision", "bytes", "environment", "ready"}
     {"do": "build", "path", "home"}
-    -> {"kind": "progress", "text", "done", "total"} …, {"kind": "done", "environment"}
+    -> {"kind": "progress", "text"} …, {"kind": "done", "environment"}
     -> {"kind": "error", "error", "code", "what", "next"}     in place of the last line
 
 `file` is as typed, `path` absolute; `error` is the name of a class in errors.py.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def build(asked: dict[str, Any], say: Say) -> None:
         Home(Path(asked["home"])),
         wanted,
         file.parent,
-        lambda progress: say({"kind": "progress", **asdict(progress)}),
+        lambda text: say({"kind": "progress", "text": text}),
     )
     say({"kind": "done", "environment": str(place.folder)})
 

@@ -75,7 +75,7 @@ def _words(raised: Raised) -> str:
             "it is meant; pin that in requirements.txt, then deploy again."
         )
     if kind in ("SyntaxError", "IndentationError", "TabError"):
-        return _sentence(f"{at or 'The program'}: {what or kind}")
+        return f"{at or 'The program'}: {what or kind}."
     if kind == "MemoryError":
         return f"There is too little memory{where}."
     return _sentence(f"{kind}: {what}{where}" if what else f"{kind}{where}")

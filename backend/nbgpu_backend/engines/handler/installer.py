@@ -12,19 +12,18 @@ import shutil
 import threading
 import time
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from nbgpu_backend.engines.handler import distributions
-from nbgpu_backend.engines.handler.builder import BuildProgress
 from nbgpu_backend.engines.handler.environment import Environment
 from nbgpu_backend.engines.handler.pip_failures import failure
 from nbgpu_backend.engines.handler.requirements import Requirements
 from nbgpu_backend.engines.pip import Pip
-from nbgpu_backend.engines.venv import Venv, build_once
+from nbgpu_backend.engines.venv import Report, Venv, build_once
 from nbgpu_backend.errors import EngineMissing
 from nbgpu_backend.home import Home
 
@@ -37,13 +36,10 @@ LINES = (
 UNPACKING = re.compile(r"Installing collected packages: (.+)")
 
 
-Told = Callable[[BuildProgress], None]
-
-
-def install(home: Home, wanted: Requirements, folder: Path, told: Told) -> Environment:
+def install(home: Home, wanted: Requirements, folder: Path, told: Report) -> Environment:
     """Build the environment, or return at once if it is there.
 
-    `folder` is the handler's, for the words of a failure. Raises DiskError, or EngineMissing with
+    `folder` is the handler's, for the words of a failure; `told` gets a few words on what is done. Raises DiskError, or EngineMissing with
     the requirement that failed and pip's last words.
     """
     place = Environment.of(home, wanted)
@@ -52,13 +48,13 @@ def install(home: Home, wanted: Requirements, folder: Path, told: Told) -> Envir
         build_once(
             place,
             lambda lock: _build(place, wanted, folder, lock, told),
-            lambda line: told(BuildProgress(line)),
+            told,
         )
     return place
 
 
 def _build(
-    place: Environment, wanted: Requirements, folder: Path, lock: int, told: Told
+    place: Environment, wanted: Requirements, folder: Path, lock: int, told: Report
 ) -> dict[str, Any]:
     began = time.monotonic()
     _sweep(place)
@@ -80,10 +76,10 @@ def _build(
 
 
 def _fill(
-    place: Environment, wanted: Requirements, folder: Path, lock: int, log: IO[str], told: Told
+    place: Environment, wanted: Requirements, folder: Path, lock: int, log: IO[str], told: Report
 ) -> str:
     """Returns the version of the SDK that came."""
-    told(BuildProgress("an empty environment"))
+    told("an empty environment")
     venv.EnvBuilder(with_pip=True, symlinks=True).create(place.folder)
     listed = place.folder / "requirements.txt"
     listed.write_text("".join(f"{line}\n" for line in wanted.lines))
@@ -113,7 +109,7 @@ def _fill(
 class _Watch:
     """Makes progress of pip's lines; while pip unpacks in silence, of the packages that are there."""
 
-    def __init__(self, place: Environment, log: IO[str], told: Told) -> None:
+    def __init__(self, place: Environment, log: IO[str], told: Report) -> None:
         self._place = place
         self._log = log
         self._told = told
@@ -138,7 +134,7 @@ class _Watch:
             return
         for pattern, words in LINES:
             if found := pattern.match(line):
-                self._told(BuildProgress(words.format(found[1])))
+                self._told(words.format(found[1]))
                 return
 
     def _count(self, names: list[str]) -> None:
@@ -148,8 +144,7 @@ class _Watch:
             done = min(max(0, distributions.count(self._place.site) - before), len(names) - 1)
             if done != last:
                 last = done
-                text = f"unpacking {names[done]} ({done + 1} of {len(names)})"
-                self._told(BuildProgress(text, done, len(names)))
+                self._told(f"unpacking {names[done]} ({done + 1} of {len(names)})")
             self._ended.wait(COUNT_S)
 
 

@@ -19,10 +19,10 @@ import nbgpu_backend
 from nbgpu_backend.clock import Clock
 from nbgpu_backend.errors import Conflict, DiskError, NbgpuError, NotFound, Unavailable
 from nbgpu_backend.home import Home
-from nbgpu_backend.providers.base import Exit, Frame, Launched, LaunchSpec, Observed, Relay
+from nbgpu_backend.providers.base import Exit, Launched, LaunchSpec, Observed, Post, Relay
 from nbgpu_backend.providers.local import procfs, records
 from nbgpu_backend.providers.local.records import State
-from nbgpu_backend.providers.local.relay_client import RelayClient, read_posts
+from nbgpu_backend.providers.local.relay_client import RelayClient, read_spool
 from nbgpu_backend.providers.local.shim_client import NoAnswer, ShimClient
 from nbgpu_backend.providers.local.sweep import sweep
 
@@ -168,8 +168,8 @@ class LocalProvider:
         except NoAnswer:
             return None
 
-    async def spool(self, name: str) -> Sequence[Frame]:
-        return await asyncio.to_thread(read_posts, self._folder(name))
+    async def spool(self, name: str) -> Sequence[Post]:
+        return (await asyncio.to_thread(read_spool, self._folder(name))).posts
 
     def available_memory(self) -> int:
         return procfs.available_memory()

@@ -6,11 +6,12 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from nbgpu_backend import relay
-from nbgpu_backend.providers.base import Frame
+from nbgpu_backend.providers.base import Frame, Post
 from nbgpu_backend.providers.local.shim_client import NoAnswer
 
 
@@ -92,8 +93,20 @@ class RelayClient:
             self._writer.write(relay.encode(header) + body)
 
 
-def read_posts(folder: Path) -> list[Frame]:
-    """The posts in the spool that the relay of this instance left, in their order; some may have been
-    acknowledged. Blocks; raises OSError for a disk that fails."""
-    records = relay.read_spool(str(folder / relay.SPOOL))
-    return [Frame("post", head, body) for head, body in records if head["op"] == "post"]
+@dataclass(frozen=True, slots=True)
+class Spool:
+    """`held`: given to the handler without a final post. Acknowledged posts may be among these."""
+
+    held: list[str]
+    posts: list[Post]
+
+
+def read_spool(folder: Path) -> Spool:
+    """What the relay of this instance left. Blocks; raises OSError for a disk that fails."""
+    held: dict[str, None] = {}
+    posts = []
+    for head, body in relay.read_spool(str(folder / relay.SPOOL)):
+        relay.replay(held, head)
+        if head["op"] == "post":
+            posts.append(Post(head["n"], head["kind"], head["job"], head["stream"], body))
+    return Spool(list(held), posts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import sys
 import textwrap
 import threading
 from collections import Counter
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,18 @@ def ran(api: Api) -> Counter[str]:
 
 def once(api: Api, count: int) -> None:
     assert len(ran(api)) == count and set(ran(api).values()) == {1}
+
+
+def stopping_after(count: int) -> tuple[Callable[[Any], Any], threading.Event]:
+    """A handler that returns what it was given, so many times at once and the rest after the event."""
+    begun, free = itertools.count(), threading.Event()
+
+    def handler(given: Any) -> Any:
+        if next(begun) >= count:
+            free.wait(30)
+        return given["prompt"]
+
+    return handler, free
 
 
 def test_outputs_stand_beside_the_values_in_their_order(api: Api, work: Any) -> None:
@@ -101,7 +115,16 @@ def test_errors_raise_stops_at_the_first(api: Api, work: Any) -> None:
 
 
 def test_no_more_than_concurrency_are_in_flight(api: Api, work: Any) -> None:
+    api.jobs.hold()
+
+    def watch() -> None:
+        assert until(lambda: len(api.jobs.accepted) == 5)
+        api.jobs.let_go()
+
+    watching = threading.Thread(target=watch)
+    watching.start()
     work.map(range(40), concurrency=5)
+    watching.join()
     assert api.jobs.most == 5
     with pytest.raises(errors.UsageProblem, match="from 1 to 256"):
         work.map(["a"], concurrency=0)
@@ -116,15 +139,9 @@ def test_a_full_queue_is_waited_out(api: Api, work: Any) -> None:
 
 def test_an_interrupt_says_what_goes_on_and_the_next_run_goes_on(api: Api, work: Any) -> None:
     api.jobs.slots = 2
-    seen = threading.Event()
-
-    def handler(given: Any) -> Any:
-        if given["prompt"] >= 10:
-            seen.wait(20)
-        return given["prompt"]
-
+    handler, seen = stopping_after(10)
     api.jobs.handler = handler
-    interrupt_when(lambda: api.jobs.states().count("COMPLETED") >= 10)
+    interrupt_when(lambda: len(api.jobs.accepted) >= 14)
     with pytest.raises(errors.Interrupted) as told:
         work.map(range(30), concurrency=4)
     counted = re.search(r"(\d+) of 30 rows are done\. (\d+) jobs? that", str(told.value))
@@ -138,13 +155,7 @@ def test_an_interrupt_says_what_goes_on_and_the_next_run_goes_on(api: Api, work:
 
 def test_a_kernel_that_is_killed_goes_on_in_the_next(api: Api, work: Any, tmp_path: Path) -> None:
     api.jobs.slots = 2
-    free = threading.Event()
-
-    def handler(given: Any) -> Any:
-        if given["prompt"] >= 10:
-            free.wait(30)
-        return given["prompt"]
-
+    handler, free = stopping_after(10)
     api.jobs.handler = handler
     program = textwrap.dedent(
         f"""
@@ -279,13 +290,7 @@ def test_a_quote_comes_first_and_above_the_limit_it_needs_a_yes(
 
 def test_what_is_spent_is_held_to_the_limit(api: Api, work: Any) -> None:
     api.jobs.cost, api.jobs.slots = "0.5", 2
-    gone = threading.Event()
-
-    def handler(given: Any) -> Any:
-        if given["prompt"] >= 6:
-            gone.wait(20)
-        return 1
-
+    handler, gone = stopping_after(6)
     api.jobs.handler = handler
     with pytest.raises(errors.BatchStopped, match=r"\$3.00 are spent.*limit of \$1.00"):
         work.map(range(50), concurrency=4)

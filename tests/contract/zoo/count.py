@@ -1,0 +1,16 @@
+"""An async generator: counts to `to`, `pause` seconds apart."""
+
+import asyncio
+
+import runpod
+
+
+async def handler(job):
+    given = job["input"]
+    for n in range(given["to"]):
+        if n:
+            await asyncio.sleep(given.get("pause", 0))
+        yield {"n": n}
+
+
+runpod.serverless.start({"handler": handler})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
 import threading
 from collections import Counter
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,18 @@ def ran(api: Api) -> Counter[str]:
 
 def once(api: Api, count: int) -> None:
     assert len(ran(api)) == count and set(ran(api).values()) == {1}
+
+
+def stopping_after(count: int) -> tuple[Callable[[Any], Any], threading.Event]:
+    """A handler that returns what it was given, so many times at once and the rest after the event."""
+    begun, free = itertools.count(), threading.Event()
+
+    def handler(given: Any) -> Any:
+        if next(begun) >= count:
+            free.wait(30)
+        return given["prompt"]
+
+    return handler, free
 
 
 def test_outputs_stand_beside_the_values_in_their_order(api: Api, work: Any) -> None:
@@ -100,7 +115,16 @@ def test_errors_raise_stops_at_the_first(api: Api, work: Any) -> None:
 
 
 def test_no_more_than_concurrency_are_in_flight(api: Api, work: Any) -> None:
+    api.jobs.hold()
+
+    def watch() -> None:
+        assert until(lambda: len(api.jobs.accepted) == 5)
+        api.jobs.let_go()
+
+    watching = threading.Thread(target=watch)
+    watching.start()
     work.map(range(40), concurrency=5)
+    watching.join()
     assert api.jobs.most == 5
     with pytest.raises(errors.UsageProblem, match="from 1 to 256"):
         work.map(["a"], concurrency=0)
@@ -115,23 +139,15 @@ def test_a_full_queue_is_waited_out(api: Api, work: Any) -> None:
 
 def test_an_interrupt_says_what_goes_on_and_the_next_run_goes_on(api: Api, work: Any) -> None:
     api.jobs.slots = 2
-    seen = threading.Event()
-
-    def handler(given: Any) -> Any:
-        if given["prompt"] >= 10:
-            seen.wait(20)
-        return given["prompt"]
-
+    handler, seen = stopping_after(10)
     api.jobs.handler = handler
-    interrupt_when(lambda: api.jobs.states().count("COMPLETED") >= 10)
+    interrupt_when(lambda: len(api.jobs.accepted) >= 14)
     with pytest.raises(errors.Interrupted) as told:
         work.map(range(30), concurrency=4)
-    assert "10 of 30 rows are done. 4 jobs that are submitted go on in the backend" in str(
-        told.value
-    )
+    counted = re.search(r"(\d+) of 30 rows are done\. (\d+) jobs? that", str(told.value))
+    assert counted is not None
+    assert int(counted[1]) + int(counted[2]) == len(api.jobs.accepted) < 30
     assert "%gpu cancel work --queued" in str(told.value) and "Run it again" in str(told.value)
-    submitted = len(api.jobs.accepted)
-    assert submitted == 14
     seen.set()
     assert list(work.map(range(30))) == list(range(30))
     once(api, 30)
@@ -139,13 +155,7 @@ def test_an_interrupt_says_what_goes_on_and_the_next_run_goes_on(api: Api, work:
 
 def test_a_kernel_that_is_killed_goes_on_in_the_next(api: Api, work: Any, tmp_path: Path) -> None:
     api.jobs.slots = 2
-    free = threading.Event()
-
-    def handler(given: Any) -> Any:
-        if given["prompt"] >= 10:
-            free.wait(30)
-        return given["prompt"]
-
+    handler, free = stopping_after(10)
     api.jobs.handler = handler
     program = textwrap.dedent(
         f"""
@@ -238,7 +248,7 @@ def test_low_priority_jobs_do_not_wait_for_a_worker_that_nobody_starts(
     api.jobs.asleep = True
     work.map(range(5))
     low = [body.get("policy", {}).get("lowPriority", False) for body in api.jobs.bodies]
-    assert low == [False, True, True, True, True]
+    assert sorted(low) == [False, True, True, True, True]
     # those of an earlier run may all be low; then nothing of ours would start a worker
     api.jobs.asleep = True
     made = rows(Table(["x", "y"]), None, Form("handler"))
@@ -280,13 +290,7 @@ def test_a_quote_comes_first_and_above_the_limit_it_needs_a_yes(
 
 def test_what_is_spent_is_held_to_the_limit(api: Api, work: Any) -> None:
     api.jobs.cost, api.jobs.slots = "0.5", 2
-    gone = threading.Event()
-
-    def handler(given: Any) -> Any:
-        if given["prompt"] >= 6:
-            gone.wait(20)
-        return 1
-
+    handler, gone = stopping_after(6)
     api.jobs.handler = handler
     with pytest.raises(errors.BatchStopped, match=r"\$3.00 are spent.*limit of \$1.00"):
         work.map(range(50), concurrency=4)

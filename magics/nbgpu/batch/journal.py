@@ -181,6 +181,8 @@ class Journal:
     def _write(self, line: dict[str, Any]) -> None:
         text = json.dumps(line, separators=(",", ":")) + "\n"
         with self._guard:
+            if self._file.closed:  # a thread that was not waited for: the next run finds its job
+                return
             try:
                 self._file.write(text)
                 self._file.flush()
@@ -191,7 +193,8 @@ class Journal:
                 ) from None
 
     def close(self) -> None:
-        self._file.close()
+        with self._guard:
+            self._file.close()
         os.close(self._lock)
 
 

@@ -191,10 +191,12 @@ class Runner:
     async def _submit(self, row: Row, normal: bool) -> str | None:
         """The id of its job; None: its input is refused, and that is its end."""
         body = submission.body(row.input, low_priority=not normal, **self._policy.options)
-        self._journal.intend(row.number, row.key)
-        at_us = self._journal.entries[row.number].at_us
+        at_us = None  # when it was sent without an answer
         while True:
             await self._patience()
+            if at_us is None:
+                self._journal.intend(row.number, row.key)
+                at_us = self._journal.entries[row.number].at_us
             try:
                 answer = await self._link.post(f"/v2/{self._endpoint}/run", body)
             except Unsure:
@@ -203,6 +205,8 @@ class Runner:
                     return job
                 continue
             if answer.status_code == 429:
+                self._journal.void(row.number)
+                at_us = None
                 self._busy(answer)
                 continue
             self.tally.waits = False

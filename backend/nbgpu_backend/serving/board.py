@@ -715,7 +715,8 @@ class JobBoard:
                 upto = chunks[-1][0]
                 if job is not None:
                     job.chunks_read = upto
-                self._store.put("read_chunks", key=job_id, upto=upto)
+                with contextlib.suppress(DiskError):  # better twice than not at all
+                    await self._store.put("read_chunks", key=job_id, upto=upto)
                 # what is left is for the next call: only the last one says that it is over
                 view = JobView(job_id, IN_PROGRESS, job.worker if job else None)
                 return view, [body for _, body in chunks]

@@ -71,7 +71,7 @@ class Job(Rich):
         """
         began = time.monotonic()
         line = live.line()
-        waited = False
+        waited, state = False, "no longer waited for"
         try:
             while True:
                 left = None if timeout is None else timeout - (time.monotonic() - began)
@@ -80,13 +80,14 @@ class Job(Rich):
                     "GET", "status-sync", wait_s=wait if left is None else min(wait, max(left, 0))
                 )
                 if found["status"] in submission.FINAL:
+                    state = found["status"]
                     break
-                took = time.monotonic() - began
-                if timeout is not None and took >= timeout:
-                    raise self._pending(found["status"], took)
+                past = time.monotonic() - began
+                if timeout is not None and past >= timeout:
+                    raise self._pending(found["status"], past)
                 waited = True
                 line.update(
-                    f"job {self.id}: {self._waiting(found['status'])} · {span(took)} so far"
+                    f"job {self.id}: {self._waiting(found['status'])} · {span(past)} so far"
                 )
         except KeyboardInterrupt:
             raise errors.Interrupted(
@@ -94,7 +95,8 @@ class Job(Rich):
                 f"Cancel it with: %gpu cancel {self.id}"
             ) from None
         finally:
-            line.end("")
+            took = span(time.monotonic() - began)
+            line.end(f"job {self.id}: {state}, after {took}" if waited else "")
         if found["status"] != submission.COMPLETED:
             raise submission.failure(self.id, found["status"], found.get("error"))
         return found.get("output")

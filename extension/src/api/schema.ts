@@ -177,7 +177,12 @@ export interface Policy {
   startS: number;
   /** first comment of a held stream, and the pause between */
   heartbeatS: number;
+  /** requests that may wait */
   queueMax: number;
+  /** jobs that may have no end yet */
+  jobsMax: number;
+  /** how long a job's result is kept */
+  resultsKeptS: number;
 }
 
 /** RFC 9457, as REST v2 sends it, with our code and next step. */

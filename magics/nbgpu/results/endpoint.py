@@ -85,6 +85,7 @@ class EndpointView(Rich):
             facts.append(("cold start", f"typically {span(n.typical_cold_start_s)}"))
         if n.last_failure is not None:
             facts.append(("last failure", n.last_failure.text))
+        # a handler takes no OpenAI requests: its jobs are posted to …/run
         facts.append(("jobs" if n.engine.name == "handler" else "OpenAI", n.base_url))
         return facts
 

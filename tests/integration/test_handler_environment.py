@@ -34,11 +34,16 @@ def home(tmp_path: Path) -> Home:
 
 
 def children() -> list[int]:
-    """Living processes whose session one of this test's children leads."""
+    """Living processes whose session one of this test's builds leads."""
     mine = os.getpid()
     rows = procfs.processes()
-    leaders = {row.pid for row in rows if row.ppid == mine}
+    leaders = {row.pid for row in rows if row.ppid == mine and builds(row.pid)}
     return [row.pid for row in rows if row.alive and row.session in leaders]
+
+
+def builds(pid: int) -> bool:
+    """Other children are backends of other tests."""
+    return b"engines.handler" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 async def build(home: Home, handler: Path) -> tuple[Path, list[str]]:

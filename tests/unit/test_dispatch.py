@@ -137,3 +137,50 @@ class AnyOrder(RuleBasedStateMachine):
 
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_a_poll_is_gone_once_it_is_answered_and_takes_what_it_asked_for() -> None:
+    queue = Queue()
+    for name in "abcd":
+        queue.admit(ticket(name))
+    queue.offer(Offer("w", 2, 0.0, once=True))
+    first = queue.match()
+    assert names(first) == ["a", "b"] and queue.match() == []
+    for one in first:
+        queue.deliver(one)
+    # it holds two already, and asks for one more all the same
+    queue.offer(Offer("w", 1, 0.0, once=True))
+    assert names(queue.match()) == ["c"] and queue.holding("w") == 3
+
+
+def test_polls_share_what_waits() -> None:
+    queue = Queue()
+    queue.offer(Offer("w1", 8, 0.0, once=True))
+    queue.offer(Offer("w2", 8, 1.0, once=True))
+    for name in "abc":
+        queue.admit(ticket(name))
+    assert [t.worker for t in queue.match()] == ["w1", "w2", "w1"]
+
+
+def test_what_a_former_queue_had_given_is_held_until_it_is_given_back() -> None:
+    queue = Queue()
+    held = ticket("a")
+    queue.restore(held, "w")
+    assert queue.in_progress() == 1 and queue.match() == []
+    queue.give_back(held)
+    queue.offer(Offer("w", 1, 0.0, once=True))
+    assert names(queue.match()) == ["a"]
+
+
+def test_the_oldest_is_known_whatever_left_the_queue_before_it() -> None:
+    queue = Queue()
+    tickets = [Ticket(f"t{n}", f"c{n % 3}", float(n), 100.0, low=n == 0) for n in range(300)]
+    for one in tickets:
+        queue.admit(one)
+    assert queue.oldest() == 1.0
+    for one in tickets[1:250]:
+        queue.finish(one)
+        queue.release(one)
+    assert queue.oldest() == 250.0 and queue.waiting == 51
+    queue.readmit(tickets[10])
+    assert queue.oldest() == 10.0

@@ -237,3 +237,32 @@ def abandoned(before: frozenset[str]) -> list[str]:
 
 def living_sessions() -> set[int]:
     return {row.session for row in procfs.processes() if row.alive}
+
+
+def test_jobs_in_every_form_are_answered_by_the_engine(vllm: BackendProcess) -> None:
+    parameters = {"max_tokens": 3, "temperature": 0}
+    messages = [{"role": "user", "content": "hi"}]
+    forms: list[dict[str, Any]] = [
+        {"prompt": "hi", "sampling_params": parameters},
+        {"messages": messages, "sampling_params": parameters},
+        {
+            "openai_route": "/v1/chat/completions",
+            "openai_input": {"messages": messages, **parameters},
+        },
+    ]
+    for given in forms:
+        done = vllm.http.post("/v2/tiny/runsync", json={"input": given}).json()
+        assert done["status"] == "COMPLETED", done
+        (answer,) = done["output"]
+        assert answer["usage"]["completion_tokens"] == 3
+    listed = vllm.http.post(
+        "/v2/tiny/runsync", json={"input": {"openai_route": "/v1/models"}}
+    ).json()
+    assert listed["output"][0]["data"][0]["id"] == "tiny"
+    streamed = {"messages": messages, "sampling_params": parameters, "stream": True}
+    pieces = vllm.http.post("/v2/tiny/runsync", json={"input": streamed}).json()["output"]
+    assert "".join(pieces).rstrip().endswith("data: [DONE]")
+    refused = vllm.http.post(
+        "/v2/tiny/runsync", json={"input": {"prompt": "x", "sampling_params": {"n": -1}}}
+    )
+    assert refused.json()["status"] == "FAILED" and refused.json()["error"]

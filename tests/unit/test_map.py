@@ -260,7 +260,7 @@ def test_low_priority_jobs_do_not_wait_for_a_worker_that_nobody_starts(
         journal.accepted(row.number, job.id)
     runner = Runner(
         "work", made, journal, Policy(4, True, False, wait_s=0.05, stall_s=0.2), Tally(2),
-        lambda: Link(client.home, client.backend, 8),
+        lambda: Link(client.home, client.backend),
     )  # fmt: skip
     runner.start()
     runner.join(20)

@@ -211,7 +211,7 @@ class _Batch:
         home, backend = self.client.home, self.client.backend
         runner = Runner(
             self.name, self.todo, self.journal, policy, self.tally,
-            lambda: Link(home, backend, policy.concurrency + 8),
+            lambda: Link(home, backend),
         )  # fmt: skip
         line = live.line()
         runner.start()

@@ -8,10 +8,10 @@ import platform
 import sys
 import time
 
-from tests.bench import coldstart, idle, load, panel, stand, streaming
+from tests.bench import coldstart, idle, jobs, kills, load, panel, stand, streaming
 from tests.support.backend import CLONE
 
-BENCHES = (load, streaming, idle, panel, coldstart)
+BENCHES = (load, streaming, idle, jobs, panel, coldstart, kills)
 
 
 def main() -> int:

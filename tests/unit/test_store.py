@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from nbgpu_backend.billing.ledger import Ledger
+from nbgpu_backend.billing.rates import Rate
 from nbgpu_backend.errors import DiskError
 from nbgpu_backend.store.database import HEAD, METADATA, MIGRATIONS, Database, open_database
 from nbgpu_backend.store.state import Draft, State
-from nbgpu_backend.store.tables import events, settings
+from nbgpu_backend.store.tables import events, instances, ledger, settings
 from sqlalchemy import Connection, create_engine, inspect, select, text
 
 
@@ -103,3 +106,20 @@ def test_seq_is_never_used_again(database: Database) -> None:
     database.writer.submit(lambda c: c.execute(events.insert().values(**row)) and None).result(5)
     with create_engine(f"sqlite:///{database.path}").connect() as connection:
         assert connection.execute(select(events.c.seq)).scalar() == 2
+
+
+async def test_a_bill_ends_with_its_instance_at_the_latest(database: Database) -> None:
+    def work(connection: Connection) -> list[tuple[str, int | None]]:
+        for name, ended in (("gone", 50), ("there", None)):
+            connection.execute(
+                instances.insert().values(
+                    id=name, name=name, endpoint_id="e", provider="local", generation=1,
+                    endpoint_version=1, tier="plain", port=0, slots=1, intent_us=1, ended_us=ended,
+                )
+            )  # fmt: skip
+            Ledger.write_open(connection, name, "e", Rate(Decimal(1), "a test"), 10)
+        Ledger.write_missed_ends(connection)
+        rows = connection.execute(select(ledger.c.instance_id, ledger.c.ended_us))
+        return sorted((str(row[0]), row[1]) for row in rows)
+
+    assert await database.writer.write(work) == [("gone", 50), ("there", None)]

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from nbgpu_backend.billing.rates import Rate
 from nbgpu_backend.domain.pricing import Interval, lifetime_amount
-from nbgpu_backend.store.tables import ledger
+from nbgpu_backend.store.tables import instances, ledger
 
 
 @dataclass(slots=True)
@@ -96,6 +96,24 @@ class Ledger:
                 started_us=at_us,
                 alive_until_us=at_us,
                 estimated=0,
+            )
+        )
+
+    @staticmethod
+    def write_missed_ends(connection: Connection) -> None:
+        """A bill ends with its instance at the latest, whatever was lost between the two."""
+        end = (
+            select(instances.c.ended_us)
+            .where(instances.c.id == ledger.c.instance_id)
+            .scalar_subquery()
+        )
+        connection.execute(
+            update(ledger)
+            .where(ledger.c.ended_us.is_(None) & end.is_not(None))
+            .values(
+                ended_us=func.max(end, ledger.c.started_us),
+                alive_until_us=func.max(end, ledger.c.started_us),
+                estimated=1,
             )
         )
 

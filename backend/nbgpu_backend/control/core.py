@@ -67,6 +67,7 @@ class Core:
         book = Ledger()
 
         def read(connection: Connection) -> tuple[str, dict[str, Rate]]:
+            Ledger.write_missed_ends(connection)
             book.load(connection)
             return installation_id(connection), load(connection)
 

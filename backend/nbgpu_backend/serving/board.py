@@ -241,9 +241,8 @@ class JobBoard:
         await stored
         missing = [job_id for job_id, body in bodies.items() if body is None]
         for job_id in missing:
-            await self.settle(
-                self.live[job_id], FAILED, error="Its input is no longer on the disk."
-            )
+            if (lost := self.live.get(job_id)) is not None:
+                await self.settle(lost, FAILED, error="Its input is no longer on the disk.")
         return {job_id: body for job_id, body in bodies.items() if body is not None}
 
     async def _give(
@@ -262,7 +261,7 @@ class JobBoard:
         now = self._clock.elapsed()
         given = []
         for job in jobs:
-            if job.id in bodies and self._deliver(job, worker, now):
+            if self._deliver(job, worker, now) and job.id in bodies:
                 worker.given[job.id] = now
                 given.append((job.id, bodies[job.id]))
         worker.giving.discard(poll)
@@ -305,7 +304,7 @@ class JobBoard:
         worker = self._queue.push_worker(worker_id)
         if worker is None:  # it died in between
             await self._take_back(job, worker_id, "its worker died")
-        elif job.id in bodies and self._deliver(job, worker, self._clock.elapsed()):
+        elif self._deliver(job, worker, self._clock.elapsed()) and job.id in bodies:
             await self._run(job, worker, bodies[job.id])
 
     async def _run(self, job: Job, worker: PushWorker, body: bytes) -> None:

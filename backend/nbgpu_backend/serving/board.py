@@ -170,7 +170,7 @@ class JobBoard:
             webhook=row["webhook"],
             retried=row["retried"],
             chunks_read=row["chunks_read"],
-            last_chunk=UNKNOWN,
+            last_chunk=UNKNOWN if pulls and row["state"] == IN_PROGRESS else 0,
         )
         job.ticket.tries = row["tries"]
         if row["state"] != IN_PROGRESS:
@@ -406,6 +406,9 @@ class JobBoard:
         if job is None or job.worker != worker_id or job.settling is not None:
             return
         if n is None:
+            if job.last_chunk == UNKNOWN:
+                known = await self._store.last_chunk(job_id)
+                job.last_chunk = max(job.last_chunk, known)
             n = job.last_chunk + 1
         if n <= job.last_chunk:
             return

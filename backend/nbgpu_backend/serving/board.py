@@ -719,7 +719,7 @@ class JobBoard:
         while True:
             job = self.live.get(job_id)
             if job is not None:
-                read, last = job.chunks_read, job.last_chunk
+                read, last, changes = job.chunks_read, job.last_chunk, job.changes
             else:
                 row = await self._row(job_id)
                 if row is None:
@@ -740,7 +740,7 @@ class JobBoard:
             left = end - self._clock.elapsed()
             if left <= 0:
                 return live_view(job, self._clock.now()), []
-            if job.id in self.live and job.last_chunk == last:
+            if job.id in self.live and job.changes == changes:
                 await job.change(left)
 
     def health(self) -> dict[str, int]:

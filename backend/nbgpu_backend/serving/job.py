@@ -36,6 +36,7 @@ class Job:
     share_s: float = 0.0  # its part of that worker's busy time
     final: JobView | None = None  # for those who waited for its end
     settling: asyncio.Task[None] | None = None  # its end is being stored
+    changes: int = 0
     _watchers: set[asyncio.Future[None]] = field(default_factory=set)
 
     def due(self) -> float:
@@ -46,6 +47,7 @@ class Job:
 
     def changed(self) -> None:
         """Wake all that wait for its end or for what it streams."""
+        self.changes += 1
         for watcher in self._watchers:
             if not watcher.done():
                 watcher.set_result(None)

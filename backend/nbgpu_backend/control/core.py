@@ -21,7 +21,7 @@ from nbgpu_backend.control.endpoints import Endpoints
 from nbgpu_backend.control.records import EndpointRecord, InstanceRecord
 from nbgpu_backend.control.services import Services
 from nbgpu_backend.engines import engine
-from nbgpu_backend.errors import NbgpuError
+from nbgpu_backend.errors import DiskError, NbgpuError
 from nbgpu_backend.home import Home
 from nbgpu_backend.hub.fetcher import Fetcher
 from nbgpu_backend.providers.base import Exit, Observed
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 ALIVE_S = 5.0  # how exact an estimated end is
 LAG_S = 0.5
-PRUNE_S = 3600.0
+PRUNE_S, DROP_S = 3600.0, 60.0
 ORPHAN_GRACE_S = 60.0
 FLUSH_S = 0.25
 STOP_ALL_GRACE_S = 10.0
@@ -100,7 +100,7 @@ class Core:
         await self._load_jobs()
         await self._adopt()
         await self._settle_orphaned_jobs()
-        for work in (self._keep_alive(), self._measure_lag(), self._prune()):
+        for work in (self._keep_alive(), self._measure_lag(), self._prune(), self._drop_results()):
             self._tasks.append(asyncio.create_task(_forever(work)))
         for control in self.endpoints.all():
             if not control.record.stopped:
@@ -288,8 +288,13 @@ class Core:
         while True:
             now = self.services.clock.now()
             await self.services.telemetry.writer.write(lambda c, n=now: prune(c, n))  # type: ignore[misc]
-            await self.services.jobs.drop(now)
             await asyncio.sleep(PRUNE_S)
+
+    async def _drop_results(self) -> None:
+        while True:
+            with contextlib.suppress(DiskError):  # a full disk ends no clean-up
+                await self.services.jobs.drop(self.services.clock.now())
+            await asyncio.sleep(DROP_S)
 
 
 async def _forever(work: Coroutine[Any, Any, None]) -> None:

@@ -684,7 +684,9 @@ class JobBoard:
         if job_id in self.live:
             return None
         row = await self._store.get(job_id)
-        if row is None or row["endpoint_id"] != self.endpoint_id:
+        now_us = self._clock.now()
+        over = row is not None and row["drop_us"] is not None and row["drop_us"] <= now_us
+        if row is None or row["endpoint_id"] != self.endpoint_id or over:
             raise NotFound(
                 f"'{self.name}' has no job {job_id}.",
                 "See what there is with: nbgpu ls jobs. Results are kept for a day.",

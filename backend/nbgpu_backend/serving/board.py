@@ -131,6 +131,9 @@ class JobBoard:
                 created_us=now_us, queued_us=now_us, tries=0, retried=0, output_file=0,
                 chunks_read=0, history="",
             )  # fmt: skip
+        except DiskError:
+            self._store.path(job_id, "in").unlink(missing_ok=True)
+            raise
         finally:
             self._storing -= 1
         arrived = self._clock.elapsed()
@@ -198,10 +201,10 @@ class JobBoard:
                 "Submit it again with /run.",
             )
         now_us = self._clock.now()
-        self._store.path(job_id, "out").unlink(missing_ok=True)
         self._store.put("forget_chunks", key=job_id)
         self._store.put("count", **count_row(self.endpoint_id, retried=1))
         await self._store.put("again", key=job_id, at=now_us, note=note(now_us, "retry"))
+        self._store.path(job_id, "out").unlink(missing_ok=True)
         self.counts["retried"] += 1
         if job_id not in self.live:  # two who retry at once
             self.restore(

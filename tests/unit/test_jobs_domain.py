@@ -30,6 +30,12 @@ def test_what_a_post_means(body: Any, state: str, output: str | None, error: str
     assert (found.state, found.output, found.error) == (state, output, error)
 
 
+def test_a_post_that_is_nested_too_deeply_fails_the_job() -> None:
+    verdict = read_post(b'{"output": ' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+    assert verdict.state == "FAILED" and "nested" in str(verdict.error)
+    assert json.loads(read_chunk(b"[" * 100_000)).startswith("[[")
+
+
 def test_a_post_that_cannot_be_read_fails_the_job_and_is_shown() -> None:
     found = read_post(b"<html>")
     assert found.state == "FAILED" and "<html>" in (found.error or "")

@@ -86,12 +86,17 @@ class Verdict:
 
 
 def read_post(body: bytes) -> Verdict:
-    """What `job-done` was told. A body that is no JSON fails the job."""
+    """What `job-done` was told. A body that is no JSON, or too deep to be read, fails the job."""
     try:
-        parsed = json.loads(body)
-    except ValueError:
+        return _verdict(json.loads(body))
+    except (ValueError, RecursionError) as error:
         shown = body[:200].decode("utf-8", "replace")
-        return Verdict(FAILED, error=f"The worker's answer was no JSON: {shown}")
+        deep = isinstance(error, RecursionError)
+        what = "is nested too deeply" if deep else "was no JSON"
+        return Verdict(FAILED, error=f"The worker's answer {what}: {shown}")
+
+
+def _verdict(parsed: Any) -> Verdict:
     if not isinstance(parsed, dict):
         return Verdict(COMPLETED, output=json.dumps(parsed))
     output = json.dumps(parsed["output"]) if "output" in parsed else None
@@ -106,11 +111,10 @@ def read_post(body: bytes) -> Verdict:
 
 
 def read_chunk(body: bytes) -> str:
-    """The JSON text of what a generator yielded."""
+    """The JSON text of what a generator yielded; what cannot be read becomes a string."""
     try:
         parsed = json.loads(body)
-    except ValueError:
+        found = isinstance(parsed, dict) and "output" in parsed
+        return json.dumps(parsed["output"] if found else parsed)
+    except (ValueError, RecursionError):
         return json.dumps(body.decode("utf-8", "replace"))
-    if isinstance(parsed, dict) and "output" in parsed:
-        return json.dumps(parsed["output"])
-    return json.dumps(parsed)

@@ -275,6 +275,8 @@ async def _loads(raw: bytes) -> Any:
         return await _parse(json.loads, raw)
     except ValueError as error:
         raise BadRequest(f"The body is no JSON: {error}.", code="bad_json") from None
+    except RecursionError:
+        raise BadRequest("The body is nested too deeply.", code="bad_json") from None
 
 
 async def _parse(function: Callable[[bytes], T], raw: bytes) -> T:

@@ -184,7 +184,7 @@ def test_the_javascript_client_runs_jobs(node: Seen) -> None:
     for answer in (node["statusSync"], node["status"]):
         assert answer["output"] == {"do": "echo", "text": "héllo"} and answer["succeeded"]
     assert node["runSync"]["output"] == {"do": "echo", "n": [1, None, 2.5]}
-    assert node["slowRunSync"]["succeeded"], "its wait of 1 s ran out, so it asked /status-sync"
+    assert node["slowRunSync"]["succeeded"], "its wait of 4 s ran out, so it asked /status-sync"
     assert node["raised"]["status"] == "FAILED" and not node["raised"]["succeeded"]
     assert "there is no such colour" in node["raised"]["error"]
 

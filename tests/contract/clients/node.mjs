@@ -12,7 +12,7 @@ seen.accepted = accepted.status;
 seen.statusSync = await steps.statusSync(accepted.id, 60000);
 seen.status = await steps.status(accepted.id);
 seen.runSync = await steps.runSync({ input: { do: "echo", n: [1, null, 2.5] } }, 60000);
-seen.slowRunSync = await steps.runSync({ input: { do: "sleep", s: 1.5 } }, 1000);
+seen.slowRunSync = await steps.runSync({ input: { do: "sleep", s: 5 } }, 4000);
 seen.raised = await steps.runSync({ input: { do: "raise" } }, 60000);
 
 const count = runpod.endpoint(COUNT);

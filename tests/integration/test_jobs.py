@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +61,24 @@ def test_a_handler_is_no_model_and_says_where_jobs_go(backend: BackendProcess) -
 
 def test_why_of_a_handler_names_a_job(backend: BackendProcess) -> None:
     assert ".run(" in backend.get("/nbgpu/v1/why/echo")["nextStep"]
+
+
+def test_a_new_backend_adopts_before_it_starts_workers_for_jobs_that_wait(
+    tmp_path: Path,
+) -> None:
+    process = BackendProcess(tmp_path / "home")
+    process.start()
+    try:
+        process.deploy("x", workers={"min": 1, "max": 1})
+        process.wait_state("x", "ready")
+        body = {"input": {"messages": [{"role": "user", "content": "hi"}], "sampling_params": {}}}
+        jobs = [process.http.post("/v2/x/run", json=body).json()["id"] for _ in range(60)]
+        process.kill()
+        process.start()
+        for job in jobs:
+            done = process.http.get(f"/v2/x/status-sync/{job}?wait=30000").json()
+            assert done["status"] == "COMPLETED"
+        ledger = process.get("/nbgpu/v1/metrics/ledger?endpoint=x")["columns"]
+        assert len(set(ledger["instance"])) == 1
+    finally:
+        process.shutdown(everything=True)

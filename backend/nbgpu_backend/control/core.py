@@ -105,7 +105,7 @@ class Core:
         for control in self.endpoints.all():
             if not control.record.stopped:
                 control.weights.start()
-            control.wake()
+            control.go()
 
     def hang_up(self) -> None:
         """The end is near: launch nothing more, end the event streams."""
@@ -189,6 +189,7 @@ class Core:
                     c.execute(select(func.count()).where(requests.c.endpoint_id == i)).scalar_one()
                 )
             )
+            control.hold()  # queued jobs would start workers beside those that are adopted
             self.endpoints.add(control)
         services.pulse.load(await recent_requests(services.telemetry, services.clock.now()))
 

@@ -70,7 +70,7 @@ class EndpointControl:
         self.launcher = Launcher(self, services)
         self._looks: tuple[object, ...] = ()
         self._scheduled = False
-        self._closing = False
+        self._closing = self._on_hold = False
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -195,8 +195,16 @@ class EndpointControl:
 
     # --- the scaler -------------------------------------------------------------------------------
 
+    def hold(self) -> None:
+        """Start and end nothing until `go`: what runs already is not known yet."""
+        self._on_hold = True
+
+    def go(self) -> None:
+        self._on_hold = False
+        self.wake()
+
     def wake(self) -> None:
-        if not self._scheduled:
+        if not self._scheduled and not self._on_hold:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._tick)
 

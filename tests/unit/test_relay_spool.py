@@ -80,6 +80,20 @@ def test_what_was_taken_and_posted_is_read_back(folder: Path, spool: relay.Spool
     assert (folder / "spool").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_job_that_was_given_again_has_left_nothing_of_its_former_run(
+    folder: Path, spool: relay.Spool
+) -> None:
+    take(spool, "a", "b")
+    post(spool, "a", b'{"error":"old"}')
+    post(spool, "b")
+    take(spool, "a")
+    assert read_spool(folder).held == ["a"]
+    assert [one.job for one in read_spool(folder).posts] == ["b"]
+    post(spool, "a", b'{"output":"new"}')
+    assert [one.body for one in read_spool(folder).posts] == [b"{}", b'{"output":"new"}']
+
+
+
 def test_a_tail_torn_at_any_byte_costs_only_the_last_record(
     folder: Path, spool: relay.Spool
 ) -> None:

@@ -102,11 +102,18 @@ class Spool:
 
 
 def read_spool(folder: Path) -> Spool:
-    """What the relay of this instance left. Blocks; raises OSError for a disk that fails."""
+    """What the relay of this instance left. Blocks; raises OSError for a disk that fails.
+
+    What a job posted before it was given to the handler once more is of its former run, and left out.
+    """
     held: dict[str, None] = {}
-    posts = []
+    posts: dict[str, list[Post]] = {}  # of each job
     for head, body in relay.read_spool(str(folder / relay.SPOOL)):
         relay.replay(held, head)
-        if head["op"] == "post":
-            posts.append(Post(head["n"], head["kind"], head["job"], head["stream"], body))
-    return Spool(list(held), posts)
+        if head["op"] == "taken":
+            for job in head["ids"]:
+                posts.pop(job, None)
+        elif head["op"] == "post":
+            post = Post(head["n"], head["kind"], head["job"], head["stream"], body)
+            posts.setdefault(post.job, []).append(post)
+    return Spool(list(held), sorted((p for of in posts.values() for p in of), key=lambda p: p.n))

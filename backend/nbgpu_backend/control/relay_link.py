@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nbgpu_backend.domain.jobs import read_chunk, read_post
@@ -38,7 +38,7 @@ class RelayLink:
     """Implements serving.pull.Wire."""
 
     def __init__(self, provider: RelayHost, name: str, worker_id: str, board: JobBoard) -> None:
-        self.asked = asyncio.Event()  # it has asked for a job: it is ready
+        self.asked = asyncio.Event()  # it has asked for a job, or has one: it is ready
         self.unhealthy: str | None = None  # what a check of its own said
         self._provider = provider
         self._name = name
@@ -49,6 +49,8 @@ class RelayLink:
         self._want: dict[str, Any] | None = None  # the poll that is open
         self._found = _Found()
         self._unacked = -1  # posts of former times that are still to come
+        self._told = False  # all of these have come since the hello
+        self._ended: set[str] = set()  # jobs that ended between the hello and attach()
         self._draining = False
         self._posts: asyncio.Queue[Post | _Found] = asyncio.Queue()
 
@@ -56,6 +58,9 @@ class RelayLink:
         """From now on it gets jobs."""
         self._worker = worker
         self._board.workers[worker.id] = worker
+        if self._told:  # the hello came first: what it said could not be acted upon
+            held = [job for job in self._found.held if job not in self._ended]
+            self._posts.put_nowait(replace(self._found, held=held))
         if self._want is not None:
             self._wants(self._want)
 
@@ -95,11 +100,16 @@ class RelayLink:
         header, worker = frame.header, self._worker
         if frame.op == "hello":
             self._found = _Found(header["held"], self._board.delivered(self._worker_id))
+            self._told, self._ended = False, set()
+            if header["held"]:
+                self.asked.set()  # it may be at work for long, and ask for nothing meanwhile
             self._expect(int(header["unacked"]))
         elif frame.op == "post":
             self._posts.put_nowait(
                 Post(header["n"], header["kind"], header["job"], header["stream"], frame.body)
             )
+            if worker is None and header.get("final"):
+                self._ended.add(header["job"])
             self._expect(self._unacked - 1)
         elif frame.op == "want":
             self._want = header
@@ -121,6 +131,7 @@ class RelayLink:
         """After the last post of former times it is known what of its jobs never reached it."""
         self._unacked = max(-1, unacked)
         if unacked == 0:
+            self._told = True
             self._posts.put_nowait(self._found)
 
     def _wants(self, header: dict[str, Any]) -> None:

@@ -8,9 +8,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pytest
 from nbgpu_backend.clock import SystemClock
 from nbgpu_backend.control.relay_link import RelayLink
 from nbgpu_backend.domain.jobs import read_submission
+from nbgpu_backend.errors import DiskError
 from nbgpu_backend.providers.base import Frame, Post, Relay
 from nbgpu_backend.serving.board import JobBoard, JobLimits
 from nbgpu_backend.serving.pull import PullWorker
@@ -155,4 +157,24 @@ async def test_a_worker_at_work_is_ready_though_it_asks_for_nothing(tmp_path: Pa
     finally:
         running.cancel()
         await asyncio.wait([running])
+        stand.close()
+
+
+async def test_a_chunk_that_found_no_room_is_stored_when_there_is(tmp_path: Path) -> None:
+    stand = Stand(tmp_path)
+    try:
+        job = await stand.given()
+        stand = await stand.again()
+        await stand.board.chunk(WORKER, job, '"one"', 1)
+        write = stand.database.writer.write
+        pages = await write(lambda c: int(c.exec_driver_sql("PRAGMA page_count").scalar() or 0))
+        await write(lambda c: c.exec_driver_sql(f"PRAGMA max_page_count={pages}").scalar())
+        large = '"' + "x" * 100_000 + '"'
+        with pytest.raises(DiskError):
+            await stand.board.chunk(WORKER, job, large, 2)
+        await write(lambda c: c.exec_driver_sql("PRAGMA max_page_count=100000").scalar())
+        await stand.board.chunk(WORKER, job, large, 2)
+        _, chunks = await stand.board.stream(job, 0)
+        assert chunks == [b'"one"', large.encode()]
+    finally:
         stand.close()

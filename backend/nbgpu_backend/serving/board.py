@@ -415,8 +415,13 @@ class JobBoard:
             n = job.last_chunk + 1
         if n <= job.last_chunk:
             return
-        job.last_chunk = n
-        await self._store.put("chunk", job_id=job_id, n=n, body=output.encode())
+        before, job.last_chunk = job.last_chunk, n
+        try:
+            await self._store.put("chunk", job_id=job_id, n=n, body=output.encode())
+        except DiskError:  # it is told again, and must not pass for a repeat then
+            if job.last_chunk == n:
+                job.last_chunk = before
+            raise
         job.changed()
 
     # --- ends -------------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from nbgpu_backend.clock import SystemClock
 from nbgpu_backend.control.relay_link import RelayLink
-from nbgpu_backend.domain.jobs import read_submission
+from nbgpu_backend.domain.jobs import IN_PROGRESS, Verdict, read_submission
 from nbgpu_backend.errors import DiskError
 from nbgpu_backend.providers.base import Frame, Post, Relay
 from nbgpu_backend.serving.board import JobBoard, JobLimits
+from nbgpu_backend.serving.external import ExternalWorkers
 from nbgpu_backend.serving.pull import PullWorker
 from nbgpu_backend.serving.queue import EndpointQueue
 from nbgpu_backend.store.database import Database, open_database
@@ -177,4 +178,24 @@ async def test_a_chunk_that_found_no_room_is_stored_when_there_is(tmp_path: Path
         _, chunks = await stand.board.stream(job, 0)
         assert chunks == [b'"one"', large.encode()]
     finally:
+        stand.close()
+
+
+async def test_what_a_worker_of_its_own_streams_goes_on_after_a_new_backend(tmp_path: Path) -> None:
+    stand = Stand(tmp_path)
+    job = await stand.given()
+    externals = ExternalWorkers(stand.clock)
+    try:
+        stand = await stand.again()
+        for text in ('"one"', '"two"'):
+            await stand.board.chunk(WORKER, job, text)
+        stand = await stand.again()
+        externals.meet(stand.board, WORKER)
+        await asyncio.gather(*(stand.board.chunk(WORKER, job, t) for t in ('"three"', '"four"')))
+        _, chunks = await stand.board.stream(job, 0)
+        assert sorted(chunks) == sorted([b'"one"', b'"two"', b'"three"', b'"four"'])
+        await stand.board.done(WORKER, job, Verdict("COMPLETED", "[]"))
+        assert (await stand.board.view(job)).state != IN_PROGRESS
+    finally:
+        externals.close()
         stand.close()

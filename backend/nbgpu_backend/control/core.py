@@ -44,6 +44,7 @@ ALIVE_S = 5.0  # how exact an estimated end is
 LAG_S = 0.5
 PRUNE_S, DROP_S = 3600.0, 60.0
 ORPHAN_GRACE_S = 60.0
+LATE_S = 90.0  # by then a launch of the backend before has come up, or never will
 FLUSH_S = 0.25
 STOP_ALL_GRACE_S = 10.0
 
@@ -100,7 +101,7 @@ class Core:
         await self._load_jobs()
         await self._adopt()
         await self._settle_orphaned_jobs()
-        for work in (self._keep_alive(), self._measure_lag(), self._prune(), self._drop_results()):
+        for work in (self._keep_alive(), self._measure_lag(), self._prune(), self._drop_results(), self._look_late()):
             self._tasks.append(asyncio.create_task(_forever(work)))
         for control in self.endpoints.all():
             if not control.record.stopped:
@@ -124,6 +125,7 @@ class Core:
                 for c in self.endpoints.all()
             ]
             await asyncio.gather(*work)
+            await self._find_late()
             for name in list(self.orphans):
                 await self._end_orphan(name)
         for control in self.endpoints.all():
@@ -239,14 +241,29 @@ class Core:
                 await control.launcher.bury(record, seen.exit or await self._lost(record))
         for name, seen in found.items():
             if seen.state == "running":
-                self.orphans[name] = seen
-                log.warning(
-                    "%s runs and belongs to nothing: it is ended in %g s", name, ORPHAN_GRACE_S
-                )
-                self._tasks.append(asyncio.create_task(self._orphan_later(name)))
+                self._disown(seen)
             else:
                 with contextlib.suppress(NbgpuError):
                     await services.provider.forget(name)
+
+    def _disown(self, seen: Observed) -> None:
+        self.orphans[seen.name] = seen
+        log.warning(
+            "%s runs and belongs to nothing: it is ended in %g s", seen.name, ORPHAN_GRACE_S
+        )
+        self._tasks.append(asyncio.create_task(self._orphan_later(seen.name)))
+
+    async def _find_late(self) -> None:
+        """What came up after this backend had looked: its launch outlived the backend that began it."""
+        services = self.services
+        for seen in await services.provider.list_owned(services.installation):
+            known = {w.record.name for c in self.endpoints.all() for w in c.workers.values()}
+            if seen.state == "running" and seen.name not in known | self.orphans.keys():
+                self._disown(seen)
+
+    async def _look_late(self) -> None:
+        await asyncio.sleep(LATE_S)
+        await self._find_late()
 
     async def _lost(self, record: InstanceRecord) -> Exit:
         """An end that nothing recorded: the last moment at which it was known to live."""

@@ -270,12 +270,16 @@ class _Run:
         with sqlite3.connect(home.state_db) as connection:
             ask: Callable[[str], list[Any]] = lambda sql: connection.execute(sql).fetchall()  # noqa: E731
             open_jobs = ask("SELECT id, state FROM jobs WHERE finished_us IS NULL")
-            counted = ask("SELECT sum(completed), sum(failed) FROM job_counts")[0]
-            rows = ask("SELECT sum(state = 'COMPLETED'), sum(state = 'FAILED') FROM jobs")[0]
+            counted = ask("SELECT sum(completed), sum(failed), sum(retried) FROM job_counts")[0]
+            rows = ask(
+                "SELECT sum(state = 'COMPLETED'), sum(state = 'FAILED'), sum(retried) FROM jobs"
+            )[0]
             unended = ask("SELECT name FROM instances WHERE ended_us IS NULL")
             unbilled = ask("SELECT instance_id FROM ledger WHERE ended_us IS NULL")
         found.check(not open_jobs, f"jobs without an end: {open_jobs}")
-        found.check(counted == rows, f"counted (completed, failed) {counted}, but there are {rows}")
+        found.check(
+            counted == rows, f"counted (completed, failed, retried) {counted}, but there are {rows}"
+        )
         found.check(not unended, f"workers without an end: {unended}")
         found.check(not unbilled, f"bills without an end: {unbilled}")
         folders = [path.name for path in home.instances.iterdir()]

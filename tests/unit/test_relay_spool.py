@@ -93,7 +93,6 @@ def test_a_job_that_was_given_again_has_left_nothing_of_its_former_run(
     assert [one.body for one in read_spool(folder).posts] == [b"{}", b'{"output":"new"}']
 
 
-
 def test_a_tail_torn_at_any_byte_costs_only_the_last_record(
     folder: Path, spool: relay.Spool
 ) -> None:

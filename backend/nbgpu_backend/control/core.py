@@ -101,7 +101,13 @@ class Core:
         await self._load_jobs()
         await self._adopt()
         await self._settle_orphaned_jobs()
-        for work in (self._keep_alive(), self._measure_lag(), self._prune(), self._drop_results(), self._look_late()):
+        for work in (
+            self._keep_alive(),
+            self._measure_lag(),
+            self._prune(),
+            self._drop_results(),
+            self._look_late(),
+        ):
             self._tasks.append(asyncio.create_task(_forever(work)))
         for control in self.endpoints.all():
             if not control.record.stopped:

@@ -13,6 +13,32 @@ from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
+class ParentSpec:
+    """A pre-imported parent: a process that has imported an engine once and forks workers of it.
+
+    There is one per `key`, which covers whatever its imports depend on (engine version, environment).
+    """
+
+    key: str  # of [a-z0-9-]
+    argv: Sequence[str]  # what starts it; the provider adds where it listens and how long it idles
+    env: Mapping[str, str]  # its environment, complete
+    idle_s: float  # it ends itself when it has forked nothing for so long
+
+
+@dataclass(frozen=True, slots=True)
+class ParentSeen:
+    """A pre-imported parent as it is now. `ready`: it has imported all; `idle_s`: since it last forked."""
+
+    key: str
+    pid: int
+    started_us: int
+    ready: bool
+    ready_s: float | None  # from its start to ready
+    idle_s: float
+    pss: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchSpec:
     """What to start. `name` is `nbgpu-<installation>-<worker id>-<generation>`."""
 
@@ -25,14 +51,21 @@ class LaunchSpec:
     cwd: str | None = None  # None: the instance's own folder
     secrets: Mapping[str, str] = field(default_factory=dict)  # file name -> content, written 0600
     meta: Mapping[str, object] = field(default_factory=dict)  # stored in state.json
+    oom_score_adj: int = 0  # what the kernel ends first when memory is out; see proc(5)
+    parent: ParentSpec | None = None  # fork it from there; where that fails `argv` is exec'ed
 
 
 @dataclass(frozen=True, slots=True)
 class Launched:
+    """`tier` is `plain` or `preimported`; `fell_back` says why a parent was asked for and did not serve."""
+
     name: str
     pid: int  # the engine's first process = its process group = its session
     shim_pid: int
     started_us: int
+    tier: str = "plain"
+    fell_back: str = ""
+    parent_s: float = 0.0  # spent waiting for the parent to be ready
 
 
 @dataclass(frozen=True, slots=True)

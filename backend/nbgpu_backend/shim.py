@@ -11,7 +11,7 @@ a free lock knows that the shim is dead.
 
 The spec (one JSON object): argv, env (complete), generation, ttl_s; and if wanted: grace_s (10),
 cwd (DIR), files {name: text} written 0600, meta and origin (kept in state.json), log_limit
-(bytes, 64 MiB). `child` is the pid of an engine that the caller has forked (a group and session
+(bytes, 64 MiB), oom_score_adj (proc(5); inherited by all of the instance). `child` is the pid of an engine that the caller has forked (a group and session
 of its own, PDEATHSIG set) before it exec'ed this file; `go_fd` gets one byte once it may run.
 
 One JSON line on stdout: state.json as written, or {"error", "kind", "errno"} and an exit code:
@@ -19,8 +19,9 @@ One JSON line on stdout: state.json as written, or {"error", "kind", "errno"} an
 is held, 76 DIR was used before, 127 the engine could not be exec'ed.
 
 The socket takes and gives one JSON object a line: {"op": "status"}, {"op": "renew", "ttl_s"},
-{"op": "stop", "grace_s"} and {"op": "wait"}; the last two are answered with exit.json at the end:
-code, signal, reason (exit, asked, lease, shim-term, exec), error, ended_us, escaped, tail.
+{"op": "pause", "oom_score_adj"} and {"op": "resume", "oom_score_adj"} (SIGSTOP and SIGCONT to the
+group), {"op": "stop", "grace_s"} and {"op": "wait"}; the last two are answered with exit.json at
+the end: code, signal, reason (exit, asked, lease, shim-term, exec), error, ended_us, escaped, tail.
 """
 
 from __future__ import annotations
@@ -260,6 +261,16 @@ def describe(spec: Json, pid: int) -> Json:
     }
 
 
+def set_oom(pids: List[int], value: int) -> None:
+    """As far as we may: it can be raised by anybody, lowered to 0 by its owner."""
+    for pid in pids:
+        try:
+            with open("/proc/%d/oom_score_adj" % pid, "w") as file:
+                file.write("%d" % value)
+        except OSError:
+            pass
+
+
 def tail() -> List[str]:
     """The last lines of the log, each cut short."""
     try:
@@ -328,6 +339,7 @@ class Watch:
         self.pid: int = state["pid"]
         self.grace: float = float(spec.get("grace_s", 10.0))
         self.expires = time.monotonic() + float(spec["ttl_s"])
+        self.paused = False
         self.reason: str = ""  # set: the end has begun
         self.kill_at = float("inf")
         self.leader_dead = False
@@ -373,12 +385,23 @@ class Watch:
             self.reason = reason
             self.signal_group(signal.SIGTERM)
             self.signal_group(signal.SIGCONT)  # a stopped group could not act on TERM
+            self.paused = False
 
     def signal_group(self, number: int) -> None:
         try:
             os.killpg(self.pid, number)
         except OSError:
             pass
+
+    def pause_group(self, stop: bool, oom: int | None) -> Json:
+        if self.reason:
+            return {"error": "it is ending (%s)" % self.reason, "kind": "stopping"}
+        if oom is not None:
+            table = processes()
+            set_oom([x for x in table if table[x]["session"] == self.pid], int(oom))
+        self.signal_group(signal.SIGSTOP if stop else signal.SIGCONT)
+        self.paused = stop
+        return {"paused": stop}
 
     def finish(self, now: float) -> bool:
         """One step towards the end; True once there is no child any more."""
@@ -500,7 +523,7 @@ class Watch:
         op = request["op"]
         if op == "status":
             left = round(self.expires - time.monotonic(), 3)
-            return dict(self.state, lease_s=left, stopping=self.reason or None)
+            return dict(self.state, lease_s=left, stopping=self.reason or None, paused=self.paused)
         if op == "renew":
             ttl = float(request["ttl_s"])
             if not ttl < float("inf"):
@@ -509,6 +532,8 @@ class Watch:
                 return {"error": "it is ending (%s)" % self.reason, "kind": "stopping"}
             self.expires = time.monotonic() + ttl
             return {"lease_s": ttl}
+        if op in ("pause", "resume"):
+            return self.pause_group(op == "pause", request.get("oom_score_adj"))
         if op == "stop":
             grace = float(request.get("grace_s", self.grace))
             self.begin("asked", grace)
@@ -541,6 +566,8 @@ def launch(spec: Json, held: int) -> Tuple[Watch, Json]:
         if spec.get("child") and not (row["group"] == row["session"] == pid):
             raise Refused(BAD_SPEC, "spec", "%d does not lead a session of its own" % pid)
         write_files(spec.get("files") or {})
+        if spec.get("oom_score_adj") is not None:
+            set_oom([pid], int(spec["oom_score_adj"]))
         state = describe(spec, pid)
         write_whole("state.json", state)
     except BaseException:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from nbgpu_backend.control.phases import PhaseTimer
-from nbgpu_backend.domain.memory import Reservations
 from nbgpu_backend.domain.names import complaint, did_you_mean, suggest
 from nbgpu_backend.domain.states import WORKER_STATES, endpoint_state
 from nbgpu_backend.engines.base import PhaseMarker
@@ -52,19 +51,6 @@ def test_what_bills_and_counts() -> None:
 def test_an_endpoints_state_follows_from_its_workers(facts: dict[str, object], state: str) -> None:
     base: dict[str, object] = {"stopped": False, "failed": False, "fetching": False, "throttled": False, "workers": []}  # fmt: skip
     assert endpoint_state(**(base | facts)) == state  # type: ignore[arg-type]
-
-
-def test_a_worker_that_is_starting_has_its_memory_set_aside() -> None:
-    table = Reservations()
-    table.reserve("a", 6)
-    assert not table.fit(needed=5, available=10).fits
-    table.taken("a")  # from now on the machine itself counts it
-    assert table.fit(needed=4, available=4).fits
-    full = table.fit(needed=5, available=4)
-    assert not full.fits and full.ever
-    assert not table.fit(needed=11, available=4).ever
-    table.release("a")
-    assert not table.fit(needed=5, available=4).ever
 
 
 def test_phases_end_at_the_engines_own_lines_also_when_one_is_skipped() -> None:

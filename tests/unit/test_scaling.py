@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 
 from hypothesis import given
 from hypothesis import strategies as st
+from nbgpu_backend.domain.placement import WorkerLoad, victims
 from nbgpu_backend.domain.scaling import (
     FOREVER,
     Observation,
     ScalingMemory,
     ScalingPolicy,
-    WorkerLoad,
     decide,
-    victims,
 )
 
 POLICY = ScalingPolicy("queue_delay", 4.0, 0, 3, 60.0)
@@ -35,7 +35,16 @@ def test_more_only_after_the_delay_and_for_what_the_coming_slots_will_not_take()
     narrow = seen(queued=5, oldest=0.0, coming=1, slots=2)
     early = decide(POLICY, narrow, ScalingMemory(), 3.0)
     assert (early.target, early.wake_at) == (1, 4.0)
-    assert decide(POLICY, narrow, ScalingMemory(), 4.0).target == 2
+    assert decide(POLICY, narrow, ScalingMemory(), 4.0).target == 3  # 5 requests, 2 a worker
+
+
+def test_what_leaves_still_counts_to_max() -> None:
+    policy = ScalingPolicy("queue_delay", 4.0, 0, 2, 60.0)
+    waiting = seen(queued=9, oldest=0.0, up=1, held=1, leaving=1)
+    decision = decide(policy, waiting, ScalingMemory(), 10.0)
+    assert (decision.target, decision.start) == (2, 0)
+    gone = seen(queued=9, oldest=0.0, up=1, held=1)
+    assert decide(policy, gone, ScalingMemory(), 10.0).start == 1
 
 
 def test_low_priority_never_scales_up() -> None:
@@ -62,10 +71,31 @@ def test_victims_are_never_busy_and_not_yet_ready_ones_go_first() -> None:
         WorkerLoad("busy", 2, True, 1.0),
         WorkerLoad("old", 0, True, 2.0),
         WorkerLoad("new", 0, True, 9.0),
+        WorkerLoad("dear", 0, True, 9.5, Decimal(3)),
         WorkerLoad("starting", 0, False, 5.0),
     ]
-    assert victims(loads, 2) == ["starting", "old"]
-    assert victims(loads, 9) == ["starting", "old", "new"]
+    assert victims(loads, 2) == ["starting", "dear"]
+    assert victims(loads, 9) == ["starting", "dear", "old", "new"]
+
+
+loads = st.lists(
+    st.builds(
+        WorkerLoad, st.uuids().map(str), st.integers(0, 3), st.booleans(), st.floats(0, 100),
+        st.decimals(0, 10, places=2),
+    ),
+    max_size=12,
+)  # fmt: skip
+
+
+@given(loads, st.integers(-2, 14))
+def test_no_victim_is_busy_none_is_named_twice_and_no_more_than_asked(
+    workers: list[WorkerLoad], surplus: int
+) -> None:
+    named = victims(workers, surplus)
+    idle = {w.worker for w in workers if w.held == 0}
+    assert set(named) <= idle and len(named) == len(set(named))
+    assert len(named) == min(max(0, surplus), len(idle))
+    assert victims(list(reversed(workers)), surplus) == named  # whatever the order they come in
 
 
 observations = st.builds(
@@ -94,6 +124,7 @@ def test_the_target_stays_within_min_and_max_and_the_wake_up_lies_ahead(
             policy, Observation(queued, low, oldest, held, up, coming, slots), memory, now
         )
         assert policy.min <= decision.target <= policy.max
+        assert 0 <= decision.start <= max(0, policy.max - up - coming)
         assert decision.wake_at > now
         memory = decision.memory
 
@@ -120,3 +151,36 @@ def test_nothing_changed_means_the_same_memory(
     seen_ = Observation(queued, low, 100 - age if queued > low else None, held, up, coming, slots)
     first = decide(policy, seen_, ScalingMemory(), 100.0)
     assert decide(policy, seen_, first.memory, 100.0).memory is first.memory
+
+
+@given(
+    policies,
+    st.integers(1, 30),
+    st.lists(st.tuples(st.floats(0.01, 3), st.booleans()), max_size=60),
+)
+def test_a_level_is_kept_as_long_as_it_is_needed_once_in_an_idle_timeout(
+    policy: ScalingPolicy, slots: int, steps: list[tuple[float, bool]]
+) -> None:
+    """One request now and then, more often than the idle timeout: its worker is never given up."""
+    memory, now, last = ScalingMemory(), 0.0, 0.0
+    for pause, busy in steps:
+        now += min(pause, policy.idle_timeout_s / 2)
+        if busy or now - last > policy.idle_timeout_s / 2:
+            busy, last = True, now
+        load = Observation(0, 0, None, int(busy), max(1, policy.min), 0, slots)
+        decision = decide(policy, load, memory, now)
+        memory = decision.memory
+        assert policy.max == 0 or decision.target >= 1
+
+
+@given(policies, st.integers(1, 40), st.integers(1, 30), st.integers(0, 8))
+def test_what_waits_too_long_gets_workers_for_all_of_it_at_once(
+    policy: ScalingPolicy, waiting: int, slots: int, up: int
+) -> None:
+    load = Observation(waiting, 0, 0.0, up * slots, up, 0, slots)
+    target = decide(policy, load, ScalingMemory(), policy.value + 1).target
+    if policy.kind == "queue_delay":
+        needed = 1 if up == 0 else up + math.ceil(waiting / slots)
+    else:
+        needed = math.ceil((waiting + up * slots) / policy.value)
+    assert target == min(policy.max, max(policy.min, min(up, policy.max), needed))

@@ -12,12 +12,16 @@ from nbgpu_backend.billing.costs import cost_series, ledger_columns
 from nbgpu_backend.billing.rates import Rate, parse
 from nbgpu_backend.control.core import Core
 from nbgpu_backend.control.summary import summary_of
-from nbgpu_backend.control.why import why
+from nbgpu_backend.control.views import endpoint_view, memory_view
+from nbgpu_backend.control.why import Explainer
 from nbgpu_backend.errors import BadRequest, NbgpuError
+from nbgpu_backend.schema.endpoints import Endpoint, Warm
+from nbgpu_backend.schema.events import EventList
 from nbgpu_backend.schema.metrics import Columns, CostSeries
 from nbgpu_backend.schema.summary import (
     Health,
     LogLines,
+    Memory,
     Settings,
     SettingsChange,
     ShutdownRequest,
@@ -32,7 +36,7 @@ PLACES = ("local",)
 def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRouter:
     router = APIRouter(prefix="/nbgpu/v1", tags=["nbgpu"])
     services, endpoints = core.services, core.endpoints
-    state = services.state
+    state, explainer = services.state, Explainer(endpoints, services)
 
     def _id(name: str | None) -> str | None:
         return endpoints.get(name).id if name else None
@@ -53,9 +57,30 @@ def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRou
     async def summary() -> Summary:
         return await summary_of(core)
 
-    @router.get("/why/{endpoint}")
-    async def explain(endpoint: str) -> Why:
-        return await why(endpoints.get(endpoint), services)
+    @router.get("/why/{subject}")
+    async def explain(subject: str) -> Why:
+        """Of an endpoint, a worker (`w-…`) or a request (`req-…`)."""
+        return await explainer.why(subject)
+
+    @router.post("/warm/{endpoint}")
+    async def warm(endpoint: str, wanted: Warm) -> Endpoint:
+        """Workers start at once, without a request, and are kept up until then."""
+        control = endpoints.get(endpoint)
+        await endpoints.warm(control, wanted.seconds, wanted.workers)
+        return endpoint_view(control, services)
+
+    @router.get("/history")
+    async def history(
+        endpoint: str | None = None, limit: int = Query(50, ge=1, le=1000), since: int = 0
+    ) -> EventList:
+        """What happened, newest first; `since` is a seq."""
+        found = await state.last_events(_id(endpoint), limit, since=since)
+        return EventList(events=found)
+
+    @router.get("/memory")
+    async def memory() -> Memory:
+        await services.memory.measure()
+        return memory_view(services)
 
     @router.get("/logs/{endpoint}")
     async def logs(endpoint: str, tail: int = Query(100, ge=1, le=5000)) -> LogLines:

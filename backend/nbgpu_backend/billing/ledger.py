@@ -153,8 +153,8 @@ class Ledger:
             Ledger.write_close(connection, account.instance, at_us, estimated=False)
             Ledger.write_open(connection, account.instance, account.endpoint_id, rate, at_us)
 
-    def rate_changed(self, rate: Rate, at_us: int) -> None:
-        for account in self.accounts.values():
+    def rate_changed(self, accounts: Iterable[Account], rate: Rate, at_us: int) -> None:
+        for account in accounts:
             account.past.append(account._running(at_us))
             account.rate, account.since_us = rate, at_us
 

@@ -21,6 +21,9 @@ class Rate:
     source: str
 
 
+PARKED = Rate(Decimal(0), "parked")
+
+
 def parse(text: str) -> Decimal:
     """Decimal text to dollars an hour. Raises BadRequest."""
     try:

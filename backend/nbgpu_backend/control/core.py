@@ -16,15 +16,16 @@ from nbgpu_backend.billing.costs import spent_between
 from nbgpu_backend.billing.ledger import Ledger
 from nbgpu_backend.billing.rates import Rate, load, store
 from nbgpu_backend.clock import Clock
-from nbgpu_backend.control.endpoint import EndpointControl
+from nbgpu_backend.control.endpoint import COLD_STARTS, EndpointControl
 from nbgpu_backend.control.endpoints import Endpoints
+from nbgpu_backend.control.memory import MEASURE_S, MemoryKeeper
 from nbgpu_backend.control.records import EndpointRecord, InstanceRecord
 from nbgpu_backend.control.services import Services
 from nbgpu_backend.engines import engine
 from nbgpu_backend.errors import DiskError, NbgpuError
 from nbgpu_backend.home import Home
 from nbgpu_backend.hub.fetcher import Fetcher
-from nbgpu_backend.providers.base import Exit, Observed
+from nbgpu_backend.providers.base import Exit, Observed, WorkerHost
 from nbgpu_backend.providers.local.provider import LocalProvider
 from nbgpu_backend.serving.external import ExternalWorkers
 from nbgpu_backend.serving.upstream import session
@@ -60,8 +61,11 @@ class Core:
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
-    async def open(cls, home: Home, clock: Clock) -> Core:
-        """Raises DiskError. Nothing is adopted yet: the server binds first, then calls `start`."""
+    async def open(cls, home: Home, clock: Clock, provider: WorkerHost | None = None) -> Core:
+        """Raises DiskError. Nothing is adopted yet: the server binds first, then calls `start`.
+
+        `provider` None: this machine.
+        """
         home.prepare()
         state = State(open_database(home.state_db, "state"))
         telemetry = open_database(home.telemetry_db, "telemetry", linger_s=FLUSH_S)
@@ -74,6 +78,7 @@ class Core:
 
         installation, rates = await state.database.writer.write(read)
         jobs, upstream = JobStore(state.database, home.jobs), session()
+        host = provider or LocalProvider(home, clock)
         return cls(
             Services(
                 home=home,
@@ -84,7 +89,8 @@ class Core:
                 recorder=Recorder(telemetry),
                 pulse=Pulse(clock),
                 ledger=book,
-                provider=LocalProvider(home, clock),
+                provider=host,
+                memory=MemoryKeeper(host, clock),
                 fetcher=Fetcher(home, clock),
                 session=upstream,
                 jobs=jobs,
@@ -107,6 +113,7 @@ class Core:
             self._prune(),
             self._drop_results(),
             self._look_late(),
+            self._measure_memory(),
         ):
             self._tasks.append(asyncio.create_task(_forever(work)))
         for control in self.endpoints.all():
@@ -134,6 +141,9 @@ class Core:
             await self._find_late()
             for name in list(self.orphans):
                 await self._end_orphan(name)
+            for parent in await self.services.provider.parents():
+                with contextlib.suppress(NbgpuError):
+                    await self.services.provider.stop_parent(parent.key)
         for control in self.endpoints.all():
             await control.close()
         self.services.webhooks.close()
@@ -159,7 +169,8 @@ class Core:
     async def set_rate(self, place: str, rate: Rate) -> None:
         """From now on; open intervals are split here."""
         services, now = self.services, self.services.clock.now()
-        accounts = list(services.ledger.accounts.values())
+        old = services.rate(place)
+        accounts = [a for a in services.ledger.accounts.values() if a.rate == old]
 
         def change(connection: Connection) -> None:
             store(connection, place, rate, now)
@@ -168,10 +179,10 @@ class Core:
         text = f"The rate of {place} is ${rate.per_hour:f} an hour now ({rate.source})"
         await services.state.commit(change, Draft(now, "settings.changed", text))
         services.rates[place] = rate
-        services.ledger.rate_changed(rate, now)
+        services.ledger.rate_changed(accounts, rate, now)
         for control in self.endpoints.all():
             for worker in control.live_workers():
-                worker.rate_changed(rate)
+                worker.rate_changed(old, rate)
 
     # --- beginnings -----------------------------------------------------------------------------
 
@@ -188,10 +199,10 @@ class Core:
             past = await services.state.rows(history.order_by(instances.c.intent_us))
             control.launcher.generation = max((r["generation"] for r in past), default=0)
             control.cold_starts = [
-                (r["ready_us"] - r["started_us"]) / 1e6
+                (r["tier"], sum(seconds for _, seconds in r["phases"]))
                 for r in past
-                if r["ready_us"] and r["started_us"]
-            ][-50:]
+                if r["ready_us"] and r["phases"]
+            ][-COLD_STARTS:]
             control.requests_total = await services.telemetry.read(
                 lambda c, i=record.id: int(  # type: ignore[misc]
                     c.execute(select(func.count()).where(requests.c.endpoint_id == i)).scalar_one()
@@ -307,6 +318,11 @@ class Core:
             await asyncio.sleep(LAG_S)
             recent = [*recent[1:], max(0.0, (clock.elapsed() - due) * 1000)]
             self.lag_ms = round(max(recent), 2)
+
+    async def _measure_memory(self) -> None:
+        while True:
+            await self.services.memory.measure()
+            await asyncio.sleep(MEASURE_S)
 
     async def _prune(self) -> None:
         while True:

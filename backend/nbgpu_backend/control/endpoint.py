@@ -19,10 +19,12 @@ from nbgpu_backend.control.records import EndpointRecord
 from nbgpu_backend.control.services import Services
 from nbgpu_backend.control.status import Status
 from nbgpu_backend.control.weights import Weights
+from nbgpu_backend.control.wording import span
 from nbgpu_backend.control.worker import WorkerControl
-from nbgpu_backend.domain import scaling
+from nbgpu_backend.domain import placement, scaling
+from nbgpu_backend.domain.placement import WorkerLoad
 from nbgpu_backend.domain.pricing import plain
-from nbgpu_backend.domain.scaling import Observation, ScalingMemory, ScalingPolicy, WorkerLoad
+from nbgpu_backend.domain.scaling import Observation, ScalingMemory, ScalingPolicy
 from nbgpu_backend.domain.states import WORKER_STATES
 from nbgpu_backend.engines.base import Engine
 from nbgpu_backend.errors import NbgpuError, Unavailable
@@ -39,6 +41,7 @@ from nbgpu_backend.store.tables import endpoints
 
 log = logging.getLogger(__name__)
 
+COLD_STARTS = 50  # that are remembered
 HEALTH_STATES = ("idle", "initializing", "ready", "running", "throttled", "unhealthy")
 DEATH_S = 1.0  # between a broken connection and the notice of the death behind it
 
@@ -56,8 +59,8 @@ class EndpointControl:
             lambda: services.pulse.touch(record.id),
         )
         self.last_failure: Reason | None = None
-        self.cold_starts: list[float] = []
-        self.requests_total = 0
+        self.cold_starts: list[tuple[str, float]] = []  # tier, seconds; the last ones
+        self.requests_total = self.requests_answered = 0
         self.status = Status(self, services.clock)
         self.queue = EndpointQueue(record.name, record.spec.nbgpu.policy.queue_max, self.wake)
         self.board = JobBoard(
@@ -190,8 +193,25 @@ class EndpointControl:
             self._looks = looks
             self._services.pulse.touch(self.id)
 
+    @property
+    def answered(self) -> int:
+        """Requests and jobs that came to a good end."""
+        return self.requests_answered + int(self.board.counts["completed"])
+
     def live_workers(self) -> list[WorkerControl]:
         return [w for w in self.workers.values() if w.live]
+
+    def parked_workers(self) -> list[WorkerControl]:
+        """Those that can be woken, the last one parked first: what it needs is most likely at hand."""
+        parked = [w for w in self.live_workers() if w.state == "parked" and not w.stale()]
+        return sorted(parked, key=lambda w: -w.parked_at)
+
+    def warmth(self) -> int:
+        """Workers that are kept up for a while because somebody said so."""
+        warm = self.record.warm
+        if warm is None or warm["until_us"] <= self._services.clock.now():
+            return 0
+        return warm["workers"]
 
     # --- the scaler -------------------------------------------------------------------------------
 
@@ -215,11 +235,12 @@ class EndpointControl:
             kind, value = "queue_delay", spec.scaling.queue_delay
         else:
             kind, value = "request_count", float(spec.scaling.request_count)
+        most = 0 if down else spec.workers.max
         return ScalingPolicy(
             kind,  # type: ignore[arg-type]
             value,
-            0 if down else spec.workers.min,
-            0 if down else max(spec.workers.max, spec.workers.min),
+            min(most, max(spec.workers.min, self.warmth())),
+            most,
             float(spec.workers.idle_timeout),
         )
 
@@ -228,8 +249,10 @@ class EndpointControl:
         self._glance()
         now = self._services.clock.elapsed()
         self._end_stale()
-        serving = [w for w in self.live_workers() if w.state in ("idle", "running")]
-        coming = [w for w in self.live_workers() if w.state in ("initializing", "starting")]
+        live = self.live_workers()
+        serving = [w for w in live if w.state in ("idle", "running")]
+        coming = [w for w in live if w.state in ("initializing", "starting")]
+        leaving = [w for w in live if w.state in ("draining", "unhealthy") and not w.was_parked]
         core = self.queue.core
         seen = Observation(
             queued=core.waiting,
@@ -239,15 +262,19 @@ class EndpointControl:
             up=len(serving),
             coming=len(coming),
             slots=self.slots(),
+            leaving=len(leaving),
         )
         decision = scaling.decide(self.policy(), seen, self._memory, now)
         self._memory = decision.memory
         have = len(serving) + len(coming)
-        wake_at = decision.wake_at
-        if decision.target > have:
-            wake_at = min(wake_at, self.launcher.grow(decision.target - have, now))
+        wake_at = min(decision.wake_at, self._end_parked(now))
+        if decision.start:
+            wake_at = min(wake_at, self.launcher.grow(decision.start, now))
         elif decision.target < have:
-            self._shrink([*serving, *coming], have - decision.target)
+            self._shrink([*serving, *coming], have - decision.target, now)
+        if self.warmth() and self.record.warm is not None:
+            left = self.record.warm["until_us"] - self._services.clock.now()
+            wake_at = min(wake_at, now + left / 1e6)
         if self.throttled is not None and not core.waiting and decision.target <= have:
             self.launcher.throttled = None
         self._schedule(wake_at, now)
@@ -260,17 +287,45 @@ class EndpointControl:
             delay = max(0.001, wake_at - now)
             self._timer = asyncio.get_running_loop().call_later(delay, self.wake)
 
-    def _shrink(self, workers: list[WorkerControl], surplus: int) -> None:
+    def _shrink(self, workers: list[WorkerControl], surplus: int, now: float) -> None:
         loads = [
-            WorkerLoad(
-                w.id, w.held, w.serving is not None, w.serving.ready if w.serving else w.age()
-            )
+            WorkerLoad(w.id, w.held, w.serving is not None, w.idle_since, w.rate.per_hour)
             for w in workers
         ]
         idle = self.record.spec.workers.idle_timeout
-        for worker_id in scaling.victims(loads, surplus):
+        for worker_id in placement.victims(loads, surplus):
+            worker = self.workers[worker_id]
             self.queue.withdraw(worker_id)
-            self.workers[worker_id].end("idle_timeout", f"idle for {idle} s")
+            if worker.state == "idle" and self._room_to_park():
+                kept = span(self.park_s())
+                worker.park(f"parked after {idle} s without work: it is kept for {kept}")
+            else:
+                worker.end("idle_timeout", f"idle for {idle} s")
+
+    def park_s(self) -> float:
+        """How long an idle engine is kept parked; 0: it ends."""
+        policy = self.record.spec.nbgpu.policy
+        if self.engine.pull or "parked" not in policy.tiers:
+            return 0.0
+        return self.engine.park_s if policy.park_s is None else policy.park_s
+
+    def _room_to_park(self) -> bool:
+        most = self.policy().max
+        return (
+            self.park_s() > 0 and len(self.parked_workers()) < most and self._services.memory.room()
+        )
+
+    def _end_parked(self, now: float) -> float:
+        """End those that were kept long enough, or that no request will wake; returns when to look again."""
+        down, kept, again = not self.policy().max, self.park_s(), scaling.FOREVER
+        for worker in self.live_workers():
+            if worker.state != "parked":
+                continue
+            if down or worker.stale() or now >= worker.parked_at + kept:
+                worker.end("park_timeout", f"it was parked for {span(now - worker.parked_at)}")
+            else:
+                again = min(again, worker.parked_at + kept)
+        return again
 
     def _end_stale(self) -> None:
         """Workers of an earlier version of the settings: at once when idle, else after their requests."""
@@ -291,13 +346,14 @@ class EndpointControl:
         return self.queue.core.holding(worker_id)
 
     def somebody_waits(self) -> bool:
-        return self.queue.core.waiting > 0 or self.record.spec.workers.min > 0
+        return self.queue.core.waiting > 0 or self.policy().min > 0
 
     def worker_ready(self, worker: WorkerControl) -> None:
-        self._services.memory.taken(worker.id)
+        self._services.memory.table.taken(worker.id)
         self.launcher.succeeded()
         if worker.timer.done:  # not an adopted one
-            self.cold_starts.append(worker.age())
+            self.cold_starts.append((worker.record.tier, worker.age()))
+            del self.cold_starts[:-COLD_STARTS]
         push = worker.serving
         if isinstance(push, PushWorker) and not worker.stale() and not self.record.stopped:
             self.queue.offer(push)
@@ -318,10 +374,20 @@ class EndpointControl:
             self.last_failure = Reason(
                 code="worker_died", text=text, since_us=ended.ended_us, values=values
             )
-            if worker.serving is None and self.launcher.failed(ended, text):
-                self._hold_down("start_failed", text, {"tail": list(ended.tail)[-12:]})
+            tail = {"tail": list(ended.tail)[-12:]}
+            if ended.reason == "no_capacity":
+                self.launcher.refused(worker.record.gpu, text)
+            elif worker.record.ready_us is not None:
+                if self.launcher.crashed():
+                    again = f"its workers die again and again and answer nothing: {text}"
+                    self._hold_down("crash_loop", again, tail)
+            elif self.launcher.failed(ended, text):
+                self._hold_down("start_failed", text, tail)
         self._drop_others(worker)
         self.wake()
+
+    def worker_fell_back(self, worker: WorkerControl, text: str) -> None:
+        self.tell_later("worker.fell_back", f"A worker of {self.name}: {text}", worker=worker.id)
 
     def _drop_others(self, worker: WorkerControl) -> None:
         """Keep the last one that ended, for its log lines; forget the others."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
+from pydantic import BaseModel
 from sqlalchemy import Connection, insert, update
 
 from nbgpu_backend.control.endpoint import EndpointControl
@@ -15,12 +16,15 @@ from nbgpu_backend.control.records import EndpointRecord
 from nbgpu_backend.control.services import Services
 from nbgpu_backend.control.sink import RecordSink
 from nbgpu_backend.control.views import camel
+from nbgpu_backend.control.wording import span
 from nbgpu_backend.domain.names import did_you_mean
-from nbgpu_backend.errors import Conflict, NotFound, Unavailable
+from nbgpu_backend.errors import BadRequest, Conflict, NotFound, Unavailable
 from nbgpu_backend.schema.endpoints import Change, CreateEndpoint, UpdateEndpoint
 from nbgpu_backend.serving.target import Target
 from nbgpu_backend.store.state import Draft
 from nbgpu_backend.store.tables import endpoints
+
+M = TypeVar("M", bound=BaseModel)
 
 STOP_GRACE_S = 10.0
 # what a worker must be started anew for
@@ -179,12 +183,14 @@ class Endpoints:
     async def change(self, control: EndpointControl, update_: UpdateEndpoint) -> list[Change]:
         """PATCH: what is left out stays."""
         spec = control.record.spec.model_copy(deep=True)
-        for field in ("scaling", "workers", "env", "timeout"):
+        for field in ("scaling", "env", "timeout"):
             if (value := getattr(update_, field)) is not None:
                 setattr(spec, field, value)
-        for field in ("engine", "place", "policy", "tags"):
+        for field in ("engine", "place", "tags"):
             if (value := getattr(update_.nbgpu, field)) is not None:
                 setattr(spec.nbgpu, field, value)
+        spec.workers = _merged(spec.workers, update_.workers)
+        spec.nbgpu.policy = _merged(spec.nbgpu.policy, update_.nbgpu.policy)
         spec.nbgpu.converge = spec.nbgpu.take = True
         if control.record.model.source != "handler":
             spec.nbgpu.cwd = None
@@ -212,7 +218,28 @@ class Endpoints:
             control.record.stopped, control.record.failure = False, None
             await control.save("endpoint.started", f"{control.name} takes requests again")
         control.last_failure = None
+        control.launcher.forgive()
         control.weights.start()
+        control.wake()
+
+    async def warm(self, control: EndpointControl, seconds: int, workers: int) -> None:
+        """Keep so many workers up for a while, asked or not; 0 seconds end that. Raises Conflict."""
+        if (refusal := control.refusal()) is not None:
+            raise refusal
+        most = control.record.spec.workers.max
+        if workers > most:
+            raise BadRequest(
+                f"'{control.name}' may have at most {most} workers, not {workers}.",
+                f"Allow more first: nbgpu scale {control.name} --workers {workers}",
+            )
+        until = self._services.clock.now() + seconds * 1_000_000
+        control.record.warm = {"until_us": until, "workers": workers} if seconds else None
+        if seconds:
+            count = "a worker" if workers == 1 else f"{workers} workers"
+            text = f"{control.name} keeps {count} up for {span(seconds)}"
+            await control.save("endpoint.warmed", text, seconds=seconds, workers=workers)
+        else:
+            await control.save("endpoint.cooled", f"{control.name} is no longer kept warm")
         control.wake()
 
     async def delete(self, control: EndpointControl) -> None:
@@ -242,6 +269,13 @@ class Endpoints:
         self._services.pulse.forget(control.id)
         if self._by_name.get(control.name) is control:
             del self._by_name[control.name]
+
+
+def _merged(old: M, new: M | None) -> M:
+    """The old one with what the new one names."""
+    if new is None:
+        return old
+    return old.model_copy(update={name: getattr(new, name) for name in new.model_fields_set})
 
 
 def _stored(spec: CreateEndpoint) -> CreateEndpoint:

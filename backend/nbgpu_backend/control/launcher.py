@@ -1,4 +1,5 @@
-"""Starts the workers of one endpoint: when there is room, and not again and again what cannot start."""
+"""Starts the workers of one endpoint: how and where, when there is room, and not again and again what
+cannot start."""
 
 from __future__ import annotations
 
@@ -7,14 +8,17 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nbgpu_backend.billing.rates import Rate
 from nbgpu_backend.control.endings import certain
 from nbgpu_backend.control.probe import free_port
 from nbgpu_backend.control.records import InstanceRecord
 from nbgpu_backend.control.services import Services
-from nbgpu_backend.control.worker import WorkerControl
+from nbgpu_backend.control.worker import PARENT_BYTES, WorkerControl
+from nbgpu_backend.domain.parents import ParentSpec
+from nbgpu_backend.domain.placement import CPU, Choice, Trouble, Wanted, choose, gpu_list
 from nbgpu_backend.domain.scaling import FOREVER
 from nbgpu_backend.engines.base import WorkerSpec
-from nbgpu_backend.errors import NoMemory
+from nbgpu_backend.errors import NoMemory, Unavailable
 from nbgpu_backend.providers.base import Exit, Observed
 from nbgpu_backend.schema.common import Reason
 
@@ -22,7 +26,9 @@ if TYPE_CHECKING:
     from nbgpu_backend.control.endpoint import EndpointControl
 
 START_TRIES = 3  # starts in a row that may fail before the endpoint is held down
+CRASHES = 5  # deaths in a row of workers that were ready, without a request answered between
 RETRY_S = 2.0  # after a failed start, and while there is too little memory
+TROUBLE_S = 30.0  # a GPU type that was refused is not asked for again so soon
 
 
 class Launcher:
@@ -33,28 +39,43 @@ class Launcher:
         self._services = services
         self._not_before = 0.0  # no launch before this instant of `elapsed`
         self._failures = 0  # starts in a row that failed
+        self._crashes = 0
+        self._answered = 0  # requests, when the last worker died
+        self._evicting: tuple[str, ...] = ()
+        self._troubles: dict[str, Trouble] = {}  # of GPU types
 
     def grow(self, count: int, now: float) -> float:
-        """Start workers; returns when to ask again."""
-        weights = self._owner.weights
+        """Start workers, the parked ones first; returns when to ask again."""
+        owner, weights = self._owner, self._owner.weights
+        for worker in owner.parked_workers()[:count]:
+            worker.unpark()
+            count -= 1
+        if not count:
+            return FOREVER
         if not weights.look():
             weights.start()
             return FOREVER
         if now < self._not_before:
             return self._not_before
         for _ in range(count):
+            choice = choose(
+                wanted(owner), self._services.provider.offers(), self._by_gpu(), self._troubles, now
+            )
+            if choice.gpu is None:
+                return self._no_gpu(choice, now)
             if not self._admit(now):
                 return self._not_before
-            self._launch()
+            self._launch(choice)
         return FOREVER
 
     def adopt(self, record: InstanceRecord, seen: Observed, key: str | None) -> None:
-        self._services.memory.reserve(record.id, self._memory_needed())
-        self._control(record).adopt(seen, key)
+        worker = self._control(record, self._rate_of(record))
+        self._reserve(worker)
+        worker.adopt(seen, key)
 
     async def bury(self, record: InstanceRecord, ended: Exit) -> None:
         """Write down the end of a worker that ended while no backend was there."""
-        await self._control(record).bury(ended)
+        await self._control(record, self._rate_of(record)).bury(ended)
 
     def succeeded(self) -> None:
         self._failures, self._not_before = 0, 0.0
@@ -70,29 +91,56 @@ class Launcher:
         self._not_before = self._services.clock.elapsed() + RETRY_S * (self._failures - 1)
         return False
 
+    def crashed(self) -> bool:
+        """A worker died that was ready. True: they die one after the other and answer nothing."""
+        answered = self._owner.answered
+        self._crashes = self._crashes + 1 if answered == self._answered else 1
+        self._answered = answered
+        if self._crashes < CRASHES:
+            return False
+        self._crashes = 0
+        return True
+
+    def refused(self, gpu: str | None, text: str) -> None:
+        """The provider had none of this type after all."""
+        until = self._services.clock.elapsed() + TROUBLE_S
+        self._troubles[gpu or CPU] = Trouble(until, text)
+
+    def forgive(self) -> None:
+        """A person says: try again."""
+        self._troubles.clear()
+        self._failures = self._crashes = 0
+        self._not_before = 0.0
+
+    def _by_gpu(self) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for worker in self._owner.live_workers():
+            if worker.record.gpu is not None:
+                counts[worker.record.gpu] = counts.get(worker.record.gpu, 0) + 1
+        return counts
+
     def _admit(self, now: float) -> bool:
         """Is there memory for one more? If not, wait for what will be freed, or say no to who waits."""
         services, owner = self._services, self._owner
-        fit = services.memory.fit(
-            needed=self._memory_needed(), available=services.provider.available_memory()
-        )
-        if fit.fits:
-            self.throttled = None
+        verdict = services.memory.admit(self._memory_needed(), owner.name)
+        if verdict.fits and not verdict.evict:
+            self.throttled, self._evicting = None, ()
             return True
         self._not_before = now + RETRY_S
-        values: dict[str, Any] = {"needed": fit.needed, "available": fit.available}
-        reason = Reason(
-            code="no_memory", text=f"too little memory: {fit.text}",
-            since_us=self.throttled.since_us if self.throttled else services.clock.now(),
-            values=values,
-        )  # fmt: skip
-        if self.throttled is None:
-            owner.tell_later("worker.throttled", f"{owner.name} waits: {reason.text}", **values)
-        self.throttled = owner.last_failure = reason
-        if not fit.ever:
+        services.memory.wait(self._freed)
+        if verdict.fits:
+            if verdict.evict != self._evicting:
+                self._evicting = verdict.evict
+                many = "engine has" if len(verdict.evict) == 1 else "engines have"
+                text = f"{owner.name} needs memory: {len(verdict.evict)} idle {many} to go"
+                owner.tell_later("worker.evicting", text, evicted=list(verdict.evict))
+            return False
+        values: dict[str, Any] = {"needed": verdict.needed, "available": verdict.available}
+        self._throttle("no_memory", f"too little memory: {verdict.text}", values)
+        if not verdict.ever:
             owner.refuse_waiting(
                 NoMemory(
-                    f"'{owner.name}' cannot start here: {fit.text}.",
+                    f"'{owner.name}' cannot start here: {verdict.text}.",
                     "End other programs, or deploy a smaller model, or set a smaller "
                     "--kv-cache-memory-bytes after `--`.",
                     **values,
@@ -100,7 +148,39 @@ class Launcher:
             )
         return False
 
-    def _launch(self) -> None:
+    def _freed(self) -> None:
+        self._not_before = 0.0
+        self._owner.wake()
+
+    def _no_gpu(self, choice: Choice, now: float) -> float:
+        """None of the GPUs that were asked for can be had; who waits, waits on, if that can help."""
+        owner = self._owner
+        text = "; ".join(f"{skip.what}: {skip.text}" for skip in choice.skipped)
+        values = {
+            "skipped": [{"what": s.what, "code": s.code, "text": s.text} for s in choice.skipped]
+        }
+        self._throttle("no_capacity", f"no GPU can be had: {text}", values)
+        if not choice.ever:
+            owner.refuse_waiting(
+                Unavailable(
+                    f"'{owner.name}' cannot start: {text}.",
+                    "Deploy it with another --gpu, or without.",
+                    code="no_gpu",
+                    **values,
+                )
+            )
+        self._not_before = min(now + RETRY_S, choice.retry_at)
+        return self._not_before
+
+    def _throttle(self, code: str, text: str, values: dict[str, Any]) -> None:
+        owner, before = self._owner, self.throttled
+        since = before.since_us if before else self._services.clock.now()
+        reason = Reason(code=code, text=text, since_us=since, values=values)
+        if before is None or before.code != code:
+            owner.tell_later("worker.throttled", f"{owner.name} waits: {text}", **values)
+        self.throttled = owner.last_failure = reason
+
+    def _launch(self, choice: Choice) -> None:
         services, owner = self._services, self._owner
         spec, engine = owner.record.spec, owner.engine
         self.generation += 1
@@ -116,31 +196,71 @@ class Launcher:
             port=0 if engine.pull else free_port(),
             slots=owner.slots(),
             intent_us=services.clock.now(),
+            gpu=choice.gpu if choice.gpu != CPU else None,
+            gpu_count=choice.count,
         )
-        services.memory.reserve(worker_id, self._memory_needed())
-        self._control(record).launch(
-            WorkerSpec(
-                served_name=owner.name,
-                model=self._model_path(),
-                port=record.port,
-                cpu=spec.nbgpu.place.cpu or default_threads(),
-                options=spec.nbgpu.engine.options,
-                env={"HOME": str(services.home.instances / record.name), **spec.env},
-                endpoint=owner.id,
-                worker=worker_id,
-            ),
+        worker = self._control(record, self._rate(choice), choice)
+        self._reserve(worker)
+        wanted_worker = WorkerSpec(
+            served_name=owner.name,
+            model=self._model_path(),
+            port=record.port,
+            cpu=spec.nbgpu.place.cpu or default_threads(),
+            options=spec.nbgpu.engine.options,
+            env={"HOME": str(services.home.instances / record.name), **spec.env},
+            endpoint=owner.id,
+            worker=worker_id,
+        )
+        worker.launch(
+            wanted_worker,
             cwd=spec.nbgpu.cwd if spec.nbgpu.engine.name == "command" else None,
+            parent=self._parent(wanted_worker, choice),
         )
 
-    def _control(self, record: InstanceRecord) -> WorkerControl:
+    def _parent(self, spec: WorkerSpec, choice: Choice) -> ParentSpec | None:
+        """The pre-imported parent to fork it from, where that is possible and there is room for one."""
+        services, owner = self._services, self._owner
+        if choice.gpu != CPU or "preimported" not in owner.record.spec.nbgpu.policy.tiers:
+            return None
+        parent = owner.engine.parent(spec)
+        if parent is None or services.memory.has_parent(parent.key):
+            return parent
+        # one more process has to fit beside the worker, and nothing goes for its sake
+        return parent if services.memory.spare(PARENT_BYTES) else None
+
+    def _control(
+        self, record: InstanceRecord, rate: Rate, choice: Choice | None = None
+    ) -> WorkerControl:
         owner = self._owner
         policy = owner.record.spec.nbgpu.policy
         worker = WorkerControl(
             self._services, owner, owner.engine, record,
-            unhealthy_s=policy.unhealthy_s, start_s=policy.start_s,
+            unhealthy_s=policy.unhealthy_s, start_s=policy.start_s, rate=rate,
+            skipped=choice.skipped if choice else (),
         )  # fmt: skip
         owner.workers[record.id] = worker
         return worker
+
+    def _reserve(self, worker: WorkerControl) -> None:
+        self._services.memory.reserve(
+            worker.id,
+            worker.record.name,
+            self._memory_needed(),
+            lambda why: worker.end("evicted", why),
+        )
+
+    def _rate(self, choice: Choice) -> Rate:
+        if choice.per_hour is None:
+            return self._services.rate(self._owner.record.spec.nbgpu.place.on)
+        return Rate(choice.per_hour, f"price of {choice.gpu}")
+
+    def _rate_of(self, record: InstanceRecord) -> Rate:
+        """Of one that a backend before had begun to launch, if it is not in the ledger yet."""
+        price = next(
+            (o.per_hour for o in self._services.provider.offers() if o.gpu == record.gpu), None
+        )
+        price = None if price is None else price * record.gpu_count
+        return self._rate(Choice(record.gpu or CPU, record.gpu_count, price))
 
     def _memory_needed(self) -> int:
         options = self._owner.record.spec.nbgpu.engine.options
@@ -149,6 +269,11 @@ class Launcher:
     def _model_path(self) -> Path | None:
         path = self._owner.record.model.path
         return Path(path) if path else None
+
+
+def wanted(owner: EndpointControl) -> Wanted:
+    spec = owner.record.spec
+    return Wanted(gpu_list(spec.nbgpu.place.gpu), spec.nbgpu.place.cpu, spec.workers.max)
 
 
 def default_threads() -> int:

@@ -32,6 +32,10 @@ class PhaseTimer:
                 return self.see(text, elapsed) or True
         return ended
 
+    def end(self, phase: str, elapsed: float) -> None:
+        """A phase that no log line tells of has ended."""
+        self._end(phase, elapsed)
+
     def ready(self, elapsed: float) -> None:
         self._end("api", elapsed)
         self._markers = []

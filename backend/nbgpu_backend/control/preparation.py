@@ -8,7 +8,8 @@ from pathlib import Path
 
 from nbgpu_backend.control.records import ModelRecord
 from nbgpu_backend.control.services import Services
-from nbgpu_backend.domain.names import complaint
+from nbgpu_backend.domain.names import complaint, did_you_mean
+from nbgpu_backend.domain.placement import Wanted, choose, gpu_list
 from nbgpu_backend.engines.base import Engine
 from nbgpu_backend.errors import BadRequest, NotFound, Unavailable
 from nbgpu_backend.hub.fetcher import FetchPlan
@@ -32,7 +33,7 @@ async def prepare(spec: CreateEndpoint, services: Services) -> Prepared:
             f"At least {spec.workers.min} and at most {spec.workers.max} workers contradict each other.",
             "Raise --workers or lower --always-on.",
         )
-    _check_place(spec.nbgpu.place)
+    _check_place(spec.nbgpu.place, services)
     engine = services.engine(spec.nbgpu.engine.name)
     engine.version()
     engine.check_options(spec.nbgpu.engine.options)
@@ -40,20 +41,35 @@ async def prepare(spec: CreateEndpoint, services: Services) -> Prepared:
     return Prepared(engine, model, plan)
 
 
-def _check_place(place: Place) -> None:
+def _check_place(place: Place, services: Services) -> None:
     if place.on != "local":
         raise NotFound(
             f"There is no place '{place.on}'.", "This machine is --on local.", code="no_place"
         )
-    if place.gpu:
+    _check_gpus(place, services)
+    cores = os.cpu_count() or 1
+    if place.cpu is not None and place.cpu > cores:
+        raise BadRequest(f"This machine has {cores} cores, not {place.cpu}.", f"Use --cpu {cores} or less.")  # fmt: skip
+
+
+def _check_gpus(place: Place, services: Services) -> None:
+    """A typo, or what this place will never have, is told before anything is stored."""
+    if not place.gpu:
+        return
+    gpus = gpu_list(place.gpu)
+    found = choose(Wanted(gpus), services.provider.offers(), {}, {}, 0.0)
+    if found.gpu is not None or found.ever:
+        return
+    here = [offer.gpu for offer in services.provider.offers()]
+    if not here:
         raise Unavailable(
             f"This machine has no {' or '.join(place.gpu)} that nbgpu can use.",
             "Leave --gpu out, or say --cpu N, to run on its processors.",
             code="no_gpu",
         )
-    cores = os.cpu_count() or 1
-    if place.cpu is not None and place.cpu > cores:
-        raise BadRequest(f"This machine has {cores} cores, not {place.cpu}.", f"Use --cpu {cores} or less.")  # fmt: skip
+    why = "; ".join(f"{skip.what}: {skip.text}" for skip in found.skipped)
+    hint = did_you_mean(gpus[0][0], here) or f"Choose among: {', '.join(here)}."
+    raise Unavailable(f"None of these GPUs can be had here ({why}).", hint, code="no_gpu")
 
 
 async def _model(spec: CreateEndpoint, services: Services) -> tuple[ModelRecord, FetchPlan | None]:

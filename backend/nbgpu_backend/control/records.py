@@ -39,6 +39,7 @@ class EndpointRecord:
     stopped: bool
     failure: dict[str, Any] | None  # schema.Reason
     created_us: int
+    warm: dict[str, int] | None = None  # until_us, workers
 
     @classmethod
     def load(cls, row: dict[str, Any]) -> EndpointRecord:
@@ -51,13 +52,14 @@ class EndpointRecord:
             stopped=bool(row["stopped"]),
             failure=row["failure"],
             created_us=row["created_us"],
+            warm=row["warm"],
         )
 
     def row(self) -> dict[str, Any]:
         return {
             "id": self.id, "name": self.name, "spec": self.spec.wire(), "model": self.model.row(),
             "version": self.version, "stopped": int(self.stopped), "failure": self.failure,
-            "created_us": self.created_us,
+            "created_us": self.created_us, "warm": self.warm,
         }  # fmt: skip
 
 
@@ -81,6 +83,8 @@ class InstanceRecord:
     ended_us: int | None = None
     phases: list[tuple[str, float]] | None = None
     exit: dict[str, Any] | None = None
+    gpu: str | None = None
+    gpu_count: int = 0
 
     @classmethod
     def load(cls, row: dict[str, Any]) -> InstanceRecord:

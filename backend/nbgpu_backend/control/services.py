@@ -11,7 +11,7 @@ import aiohttp
 from nbgpu_backend.billing.ledger import Ledger
 from nbgpu_backend.billing.rates import UNSET, Rate
 from nbgpu_backend.clock import Clock
-from nbgpu_backend.domain.memory import Reservations
+from nbgpu_backend.control.memory import MemoryKeeper
 from nbgpu_backend.engines.base import Engine
 from nbgpu_backend.engines.handler.builder import Builder
 from nbgpu_backend.home import Home
@@ -43,9 +43,9 @@ class Services:
     webhooks: Webhooks
     externals: ExternalWorkers
     engine: Callable[[str], Engine]
+    memory: MemoryKeeper
     builder: Builder = field(init=False)  # of the environments of handlers
     url: str = ""  # of this backend, known once it is bound
-    memory: Reservations = field(default_factory=Reservations)
     rates: dict[str, Rate] = field(default_factory=dict)  # place -> dollars an hour
 
     def __post_init__(self) -> None:

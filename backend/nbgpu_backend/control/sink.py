@@ -26,6 +26,7 @@ class RecordSink:
     def request(self, record: Record) -> None:
         if (control := self._by_id(record.endpoint_id)) is not None:
             control.requests_total += 1
+            control.requests_answered += record.status < 400
             self._pulse.request(record.endpoint_id, record.status, record.total_s * 1000)
         self._recorder.request(
             {
@@ -51,6 +52,7 @@ class RecordSink:
                 "share_us": _us(record.share_s),
                 "rate": f"{record.rate:f}",
                 "origin": dict(record.origin),
+                "tier": record.tier,
             }
         )
 

@@ -60,11 +60,13 @@ class Status:
             return control.throttled
         starting = self.starting()
         if state == "starting" and starting is not None:
-            typical = self.typical_cold_start_s()
+            typical = self.typical_cold_start_s(self.tier_of(starting))
             usual = f", usually {typical:.0f} s" if typical else ""
             text = f"starting a worker: {starting.timer.current} ({starting.age():.0f} s{usual})"
             return Reason(code="starting", text=text, since_us=starting.reason.since_us)
         text = control.weights.words() if state == "fetching" else WORDS.get(state, state)
+        if state == "asleep" and control.parked_workers():
+            text = "an engine is parked and nothing is billed; the next request wakes it"
         return Reason(code=state, text=text, since_us=self._since_us)
 
     def progress(self, cost: str) -> dict[str, Any]:
@@ -77,7 +79,7 @@ class Status:
             "text": WORDS["starting"] if waking else reason.text,
             "phase": starting.timer.current if starting else None,
             "elapsed_s": 0.0 if waking else round(starting.age() if starting else waited, 1),
-            "typical_s": self.typical_cold_start_s(),
+            "typical_s": self.typical_cold_start_s(self.tier_of(starting) if starting else None),
             "cost": cost,
         }
 
@@ -85,6 +87,14 @@ class Status:
         workers: Sequence[WorkerControl] = self._control.live_workers()
         return next((w for w in workers if w.state in ("initializing", "starting")), None)
 
-    def typical_cold_start_s(self) -> float | None:
-        recent = self._control.cold_starts[-TYPICAL:]
-        return round(median(recent), 1) if recent else None
+    @staticmethod
+    def tier_of(worker: WorkerControl) -> str:
+        return "parked" if worker.reason.code == "resumed" else worker.record.tier
+
+    def typical_cold_start_s(self, tier: str | None = None) -> float | None:
+        """The median of the last ones, of this tier where there were such."""
+        recent = self._control.cold_starts
+        if same := [start for start in recent if start[0] == tier]:
+            recent = same
+        seconds = [seconds for _, seconds in recent[-TYPICAL:]]
+        return round(median(seconds), 2 if median(seconds) < 1 else 1) if seconds else None

@@ -18,12 +18,14 @@ from nbgpu_backend.schema.endpoints import (
     ModelInfo,
     Phase,
     RequestUrls,
+    SkippedPlace,
+    Warmth,
     Worker,
     WorkerExtras,
     WorkerList,
     WorkerSummary,
 )
-from nbgpu_backend.schema.summary import EndpointRow, WorkerRow
+from nbgpu_backend.schema.summary import EndpointRow, HoldingRow, Memory, ParentRow, WorkerRow
 
 
 def rfc3339(us: int) -> str:
@@ -76,6 +78,7 @@ def endpoint_view(
         cost_so_far=plain(services.ledger.cost(record.id, now)),
         requests_total=control.requests_total,
         typical_cold_start_s=control.status.typical_cold_start_s(),
+        warm=warmth_view(control),
         origin=spec.nbgpu.origin,
         tags=spec.nbgpu.tags,
         created_us=record.created_us,
@@ -117,15 +120,16 @@ def worker_view(worker: WorkerControl, services: Services) -> Worker:
     record, now = worker.record, services.clock.now()
     account = services.ledger.accounts.get(record.id)
     began = record.started_us or record.intent_us
+    holding = services.memory.table.table.get(record.id)
     return Worker(
         id=record.id,
         status=WORKER_STATES[worker.state].v2 or "UNHEALTHY",
         is_stale=worker.stale(),
         version=record.endpoint_version,
-        gpu_count=0,
+        gpu_count=record.gpu_count,
         image=None,
         uptime_seconds=max(0, (now - began) // 1_000_000),
-        gpu_type_id=None,
+        gpu_type_id=record.gpu,
         data_center_id=None,
         started_at=rfc3339(began),
         nbgpu=WorkerExtras(
@@ -133,23 +137,60 @@ def worker_view(worker: WorkerControl, services: Services) -> Worker:
             pid=record.pid,
             port=record.port,
             tier=record.tier,
+            fell_back=worker.fell_back,
+            gpu=record.gpu,
+            skipped=[SkippedPlace(what=s.what, code=s.code, text=s.text) for s in worker.skipped],
+            memory_bytes=holding.held if holding else None,
             generation=record.generation,
             place=record.provider,
             reason=worker.reason,
             held=worker.held,
             phases=[Phase(name=n, seconds=s) for n, s in worker.phases()],
             ready_seconds=ready_seconds(worker),
-            rate_per_hour=plain(account.rate.per_hour if account else services.rate("local").per_hour),
+            rate_per_hour=plain((account.rate if account else worker.rate).per_hour),
             cost_so_far=plain(account.amount(now)) if account else "0",
         ),
     )  # fmt: skip
 
 
 def ready_seconds(worker: WorkerControl) -> float | None:
+    """Of its start, or of its last waking."""
     record = worker.record
-    if record.ready_us is None or record.started_us is None:
+    if record.ready_us is None or not record.phases:
         return None
-    return round((record.ready_us - record.started_us) / 1e6, 3)
+    return round(sum(seconds for _, seconds in record.phases), 3)
+
+
+def warmth_view(control: EndpointControl) -> Warmth | None:
+    return Warmth(**control.record.warm) if control.warmth() and control.record.warm else None
+
+
+def worker_row(worker: WorkerControl, services: Services, now: int) -> WorkerRow:
+    record, account = worker.record, services.ledger.accounts.get(worker.id)
+    return WorkerRow(
+        id=worker.id, pid=record.pid, port=record.port, state=worker.state, tier=record.tier,
+        reason=worker.reason.text, since_us=worker.reason.since_us, held=worker.held, gpu=record.gpu,
+        cost_so_far=plain(account.amount(now)) if account else "0",
+    )  # fmt: skip
+
+
+def memory_view(services: Services) -> Memory:
+    keeper = services.memory
+    return Memory(
+        available=services.provider.available_memory(),
+        floor=keeper.table.floor,
+        holdings=[
+            HoldingRow(holder=h.holder, kind=h.kind, bytes_reserved=h.reserved, bytes_held=h.held)
+            for h in keeper.table.table.values()
+        ],
+        parents=[
+            ParentRow(
+                key=p.key, pid=p.pid, ready=p.ready, ready_seconds=p.ready_s,
+                idle_seconds=p.idle_s, memory_bytes=p.pss,
+            )
+            for p in keeper.parents
+        ],
+    )  # fmt: skip
 
 
 def worker_list(control: EndpointControl, services: Services) -> WorkerList:
@@ -178,11 +219,11 @@ def endpoint_row(control: EndpointControl, services: Services) -> EndpointRow:
         state=state,
         reason=reason.text,
         on=record.spec.nbgpu.place.on,
-        workers=[
-            WorkerRow(id=w.id, pid=w.record.pid, port=w.record.port, state=w.state, tier=w.record.tier)
-            for w in workers
-        ],
+        workers=[worker_row(w, services, now) for w in workers],
         workers_max=record.spec.workers.max,
+        workers_min=control.policy().min,
+        warm_until_us=record.warm["until_us"] if control.warmth() and record.warm else None,
+        typical_cold_start_s=control.status.typical_cold_start_s(),
         queued=control.queue.core.waiting,
         held=control.queue.core.in_progress(),
         requests_total=control.requests_total,

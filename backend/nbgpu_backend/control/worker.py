@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Protocol
@@ -18,13 +19,15 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, insert, update
 
 from nbgpu_backend.billing.ledger import Ledger
-from nbgpu_backend.billing.rates import Rate
+from nbgpu_backend.billing.rates import PARKED, Rate
 from nbgpu_backend.control.endings import words
 from nbgpu_backend.control.phases import PhaseTimer
 from nbgpu_backend.control.probe import healthy
 from nbgpu_backend.control.records import InstanceRecord
 from nbgpu_backend.control.relay_link import RelayLink
 from nbgpu_backend.control.services import Services
+from nbgpu_backend.domain.parents import ParentSpec
+from nbgpu_backend.domain.placement import Skip
 from nbgpu_backend.engines.base import Engine, WorkerSpec
 from nbgpu_backend.errors import NbgpuError
 from nbgpu_backend.providers.base import Exit, LaunchSpec, Observed
@@ -39,6 +42,7 @@ log = logging.getLogger(__name__)
 
 LEASE_S = 900.0  # a push worker without a backend has no work, and ends after this
 RENEW_S = 60.0
+PARENT_BYTES = 700_000_000  # of a process that has imported an engine (PSS, measured)
 TAIL_LINES = 40  # of the log, kept with the record
 CAUSE_LINES = 300  # of the log, searched for why it failed
 POLL_S = 0.05  # of /health and the log, while somebody waits
@@ -46,6 +50,11 @@ SLOW_POLL_S = 0.5
 FOREVER = float("inf")
 SILENT_S = 15.0  # three pings of a handler worker
 HEALTH_S = 5.0  # between looks at a ready worker, and how long one may take
+WAKE_S = 5.0  # a parked engine answers in 0.1 s, or something is wrong with it
+WAKE_POLL_S = 0.005
+# What the kernel ends first when memory is out (proc(5)): what is parked, then a worker; the backend
+# is left at 0, and pods lie between.
+OOM_PARKED, OOM_WORKER = 900, 500
 
 
 class Owner(Protocol):
@@ -69,6 +78,10 @@ class Owner(Protocol):
 
     def worker_changed(self, worker: WorkerControl) -> None: ...
 
+    def worker_fell_back(self, worker: WorkerControl, text: str) -> None:
+        """A sooner way to start did not serve."""
+        ...
+
     def worker_ended(self, worker: WorkerControl, ended: Exit) -> None: ...
 
 
@@ -88,8 +101,15 @@ class WorkerControl:
         *,
         unhealthy_s: float,
         start_s: float,
+        rate: Rate,
+        skipped: Sequence[Skip] = (),
     ) -> None:
         self.record = record
+        self.skipped = skipped
+        self.fell_back = ""
+        self.was_parked = False  # when its end began: it counts to no limit
+        self.parked_at = 0.0  # of the clock's `elapsed`
+        self.idle_since = services.clock.elapsed()
         self.state = "initializing"
         self.serving: ServingWorker | None = None  # once it is ready
         self.exit: Exit | None = None
@@ -105,7 +125,8 @@ class WorkerControl:
         self._grace_s = FOREVER
         self._stopping: asyncio.Task[None] | None = None
         self._launched = services.clock.elapsed()
-        self._rate = services.rate("local")
+        self._rate = rate
+        self._parking: asyncio.Task[None] | None = None
         self._key: str | None = None
         self._link = (
             RelayLink(services.provider, record.name, record.id, owner.board)
@@ -118,6 +139,11 @@ class WorkerControl:
     @property
     def id(self) -> str:
         return self.record.id
+
+    @property
+    def rate(self) -> Rate:
+        """What an hour of it costs while it is not parked."""
+        return self._rate
 
     @property
     def live(self) -> bool:
@@ -136,14 +162,16 @@ class WorkerControl:
         return self.record.phases or self.timer.done
 
     def age(self) -> float:
-        """Seconds since its launch."""
+        """Seconds since its launch, or since it was last woken."""
         return self._services.clock.elapsed() - self._launched
 
     # --- beginnings -------------------------------------------------------------------------
 
-    def launch(self, spec: WorkerSpec, *, cwd: str | None = None) -> None:
-        """`cwd`: None is the instance's own folder."""
-        self._life = asyncio.create_task(self._guard(self._begin(spec, cwd)))
+    def launch(
+        self, spec: WorkerSpec, *, cwd: str | None = None, parent: ParentSpec | None = None
+    ) -> None:
+        """`cwd`: None is the instance's own folder. `parent`: fork it from there."""
+        self._life = asyncio.create_task(self._guard(self._begin(spec, cwd, parent)))
 
     def adopt(self, seen: Observed, key: str | None) -> None:
         """Take over what runs already."""
@@ -166,7 +194,7 @@ class WorkerControl:
             what = str(error) or type(error).__name__
             await self._finish(Exit(None, None, "fault", self._services.clock.now(), (what,)))
 
-    async def _begin(self, spec: WorkerSpec, cwd: str | None) -> None:
+    async def _begin(self, spec: WorkerSpec, cwd: str | None, parent: ParentSpec | None) -> None:
         services, record = self._services, self.record
         command = self._engine.command(spec)
         env, secret_files = dict(command.env), {}
@@ -175,10 +203,18 @@ class WorkerControl:
             env[command.key_variable] = self._key
             secret_files["key"] = self._key
         row = record.row()
+        text = f"Launching a worker for {self._owner.name}"
+        if record.gpu is not None:
+            text += f" on {record.gpu}" + (f" x {record.gpu_count}" if record.gpu_count > 1 else "")
+        if self.skipped:
+            text += f" ({'; '.join(f'{skip.what}: {skip.text}' for skip in self.skipped)})"
+        skipped = [{"what": s.what, "code": s.code, "text": s.text} for s in self.skipped]
         await services.state.commit(
             lambda c: _execute(c, insert(instances).values(**row)),
-            self._draft("worker.launching", f"Launching a worker for {self._owner.name}"),
+            self._draft("worker.launching", text, gpu=record.gpu, skipped=skipped),
         )
+        if parent is not None:
+            services.memory.parent_used(parent.key, PARENT_BYTES, busy=True)
         self._record_state("starting", "launched", "loading the engine")
         try:
             launched = await services.provider.launch(
@@ -191,6 +227,10 @@ class WorkerControl:
                     cwd=cwd,
                     secrets=secret_files,
                     meta={"endpoint": self._owner.name, "port": record.port},
+                    gpu=record.gpu,
+                    gpu_count=record.gpu_count,
+                    oom_score_adj=OOM_WORKER,
+                    parent=parent,
                 )
             )
         except NbgpuError as error:
@@ -198,9 +238,22 @@ class WorkerControl:
             if seen.state == "running" and seen.pid is not None:
                 await self._resume(seen, seen.started_us or services.clock.now())
                 return
-            await self._finish(Exit(None, None, "launch", services.clock.now(), (str(error),)))
+            reason = error.code if error.code == "no_capacity" else "launch"
+            await self._finish(Exit(None, None, reason, services.clock.now(), (str(error),)))
             return
-        record.pid, record.started_us = launched.pid, launched.started_us
+        finally:
+            if parent is not None:
+                services.memory.parent_used(parent.key, PARENT_BYTES, busy=False)
+        record.pid, record.started_us, record.tier = (
+            launched.pid,
+            launched.started_us,
+            launched.tier,
+        )
+        if launched.parent_s:
+            self.timer.end("parent", launched.parent_s)
+        if launched.fell_back:
+            self.fell_back = launched.fell_back
+            self._owner.worker_fell_back(self, f"it was started plainly: {launched.fell_back}")
         await self._opened(launched.started_us)
         await self._live()
 
@@ -210,10 +263,14 @@ class WorkerControl:
         if record.id not in self._services.ledger.accounts:
             record.started_us = started_us
             await self._opened(started_us)
-        else:
-            account = self._services.ledger.accounts[record.id]
-            self._rate = account.rate
-        if record.ready_us is not None:
+        elif (rate := self._services.ledger.accounts[record.id].rate) != PARKED:
+            self._rate = rate
+        await self._bill(PARKED if seen.paused else self._rate)
+        if seen.paused:
+            self._services.memory.parked(self.id, True)
+            self.parked_at = self._services.clock.elapsed()
+            self._record_state("parked", "parked", "parked, as the backend before left it")
+        elif record.ready_us is not None:
             self._serve(record.ready_us)
         else:
             self._record_state("starting", "adopted", "loading the engine")
@@ -222,7 +279,7 @@ class WorkerControl:
     async def _opened(self, started_us: int) -> None:
         """The launch and the beginning of its bill, in one transaction."""
         record, ledger = self.record, self._services.ledger
-        values = {"pid": record.pid, "started_us": started_us}
+        values = {"pid": record.pid, "started_us": started_us, "tier": record.tier}
 
         def change(connection: Connection) -> None:
             _update(connection, record.id, values)
@@ -253,7 +310,7 @@ class WorkerControl:
         await self._finish(ended)
 
     async def _until_ready_then_healthy(self) -> None:
-        if self.serving is None and not await self._until_ready():
+        if self.serving is None and self.state != "parked" and not await self._until_ready():
             return
         await self._until_sick()
 
@@ -276,10 +333,11 @@ class WorkerControl:
             return False
         self._serve(now)
         text = f"A worker of {self._owner.name} is ready after {age:.1f} s"
+        tier = self.record.tier
         try:
             await services.state.commit(
                 lambda c: _update(c, self.id, values),
-                self._draft("worker.ready", text, seconds=round(age, 3)),
+                self._draft("worker.ready", text, seconds=round(age, 3), tier=tier),
             )
         except NbgpuError as error:  # it serves all the same
             log.error("%s, which could not be stored: %s", text, error)
@@ -295,6 +353,7 @@ class WorkerControl:
             "ready": services.clock.elapsed() - max(0.0, (services.clock.now() - ready_us) / 1e6),
             "rate": self._rate.per_hour,
             "phases": dict(record.phases or ()),
+            "tier": record.tier,
             "on_busy": self._busy,
         }
         if self._link is None:
@@ -310,6 +369,7 @@ class WorkerControl:
 
     def _busy(self, busy: bool) -> None:
         if self.state in ("idle", "running"):
+            self.idle_since = self._services.clock.elapsed()
             code, text = ("requests", "answering") if busy else ("ready", "ready")
             self._record_state("running" if busy else "idle", code, text)
 
@@ -318,11 +378,15 @@ class WorkerControl:
         last = clock.elapsed()
         while True:
             await asyncio.sleep(HEALTH_S)
-            if await self._healthy(HEALTH_S):
+            if not self._awake() or await self._healthy(HEALTH_S):
                 last = clock.elapsed()
             elif clock.elapsed() - last > self._unhealthy_s:
                 self._sick(f"it has not answered /health for {self._unhealthy_s:.0f} s")
                 return
+
+    def _awake(self) -> bool:
+        """Not parked, and not about to be or to wake."""
+        return self.state != "parked" and (self._parking is None or self._parking.done())
 
     async def check(self) -> bool:
         """Ask for its health now; a sick one is ended. True if it is well."""
@@ -348,10 +412,99 @@ class WorkerControl:
                 await self._services.provider.renew(self.record.name, LEASE_S)
             await asyncio.sleep(RENEW_S)
 
-    def rate_changed(self, rate: Rate) -> None:
-        self._rate = rate
-        if self.serving is not None:
-            self.serving.rate = rate.per_hour
+    # --- parking ------------------------------------------------------------------------------
+
+    def park(self, text: str) -> None:
+        """Stop its processes where they are, and its bill; the caller has withdrawn it."""
+        self.serving = None
+        self.parked_at = self._services.clock.elapsed()
+        self._record_state("parked", "parked", text)
+        self._parking = asyncio.create_task(self._step(self._pause()))
+
+    def unpark(self) -> None:
+        """Let a parked one go on. It serves once it answers; if it does not, it ends."""
+        before, self._launched = self._parking, self._services.clock.elapsed()
+        self.timer = PhaseTimer(())
+        self.record.phases = None
+        self._record_state("starting", "resumed", "waking a parked engine")
+        self._parking = asyncio.create_task(self._step(self._wake(before)))
+
+    async def _step(self, work: Any) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            log.exception("worker %s", self.id)
+            self._fall_back(str(error) or type(error).__name__)
+
+    async def _pause(self) -> None:
+        services = self._services
+        try:
+            if not await services.provider.pause(self.record.name, OOM_PARKED):
+                return  # it ends, and that is being noticed
+        except NbgpuError as error:
+            self._fall_back(f"it could not be parked: {error}")
+            return
+        services.memory.parked(self.id, True)
+        await self._bill(PARKED)
+        text = f"A worker of {self._owner.name} is {self.reason.text}"
+        with contextlib.suppress(NbgpuError):
+            await services.state.commit(None, self._draft("worker.parked", text))
+
+    async def _wake(self, before: asyncio.Task[None] | None) -> None:
+        services = self._services
+        if before is not None:
+            await asyncio.wait((before,))
+        try:
+            going = await services.provider.resume(self.record.name, OOM_WORKER)
+        except NbgpuError as error:
+            self._fall_back(f"its parked engine could not be woken: {error}")
+            return
+        if not going or self._stop is not None:
+            return
+        services.memory.parked(self.id, False)
+        await self._bill(self._rate)
+        while not await self._healthy(WAKE_S):
+            if self.age() > WAKE_S:
+                self._fall_back(f"its parked engine did not wake within {WAKE_S:.0f} s")
+                return
+            await asyncio.sleep(WAKE_POLL_S)
+        if self._stop is not None:
+            return
+        now, age = services.clock.now(), self.age()
+        self.timer.end("resume", age)
+        record = self.record
+        record.ready_us, record.phases, record.tier = now, self.timer.done, "parked"
+        self._serve(now)
+        values = {"ready_us": now, "phases": record.phases, "tier": record.tier}
+        text = f"A worker of {self._owner.name} is awake after {age:.2f} s"
+        with contextlib.suppress(NbgpuError):  # it serves all the same
+            await services.state.commit(
+                lambda c: _update(c, self.id, values),
+                self._draft("worker.ready", text, seconds=round(age, 3), tier="parked"),
+            )
+
+    def _fall_back(self, text: str) -> None:
+        self._owner.worker_fell_back(self, text)
+        self._sick(text)
+
+    async def _bill(self, rate: Rate) -> None:
+        """From now on at this rate."""
+        services = self._services
+        account = services.ledger.accounts.get(self.id)
+        if account is None or account.rate == rate:
+            return
+        now = services.clock.now()
+        await services.state.commit(lambda c: Ledger.write_rate(c, [account], rate, now))
+        services.ledger.rate_changed([account], rate, now)
+
+    def rate_changed(self, old: Rate, new: Rate) -> None:
+        """The rate card has changed; it is nothing to a worker whose offer has a price of its own."""
+        if self._rate == old:
+            self._rate = new
+            if self.serving is not None:
+                self.serving.rate = new.per_hour
 
     async def bury(self, ended: Exit) -> None:
         """Write down the end of one that ended while no backend was there."""
@@ -359,8 +512,9 @@ class WorkerControl:
 
     def forget_backend(self) -> None:
         """This backend goes; the process stays, under its lease."""
-        if self._life is not None:
-            self._life.cancel()
+        for task in (self._life, self._parking):
+            if task is not None:
+                task.cancel()
 
     # --- end --------------------------------------------------------------------------------
 
@@ -372,7 +526,8 @@ class WorkerControl:
         if self._stop is None:
             self._stop = StopRequest(code, text)
         self._grace_s = FOREVER if grace_s is None else grace_s
-        if self.state in ("idle", "running", "starting", "initializing"):
+        self.was_parked = self.was_parked or self.state == "parked"
+        if self.state in ("idle", "running", "starting", "initializing", "parked"):
             self._record_state("draining", code, text)
         if isinstance(self.serving, PullWorker):
             self.serving.leave_queue()

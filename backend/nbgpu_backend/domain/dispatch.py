@@ -156,6 +156,17 @@ class Queue:
             heapq.heappop(self._arrivals)
         return self._arrivals[0][0] if self._arrivals else None
 
+    def find(self, ticket_id: str) -> Ticket | None:
+        """One that waits or is held; looks at all of them."""
+        held = (ticket for tickets in self.held.values() for ticket in tickets)
+        waiting = (ticket for _, ticket in self._heap if ticket.state == QUEUED)
+        return next((t for t in (*waiting, *held) if t.id == ticket_id), None)
+
+    def first(self, count: int) -> list[Ticket]:
+        """The next ones to be served."""
+        waiting = ((order, t) for order, t in self._heap if t.state == QUEUED)
+        return [t for _, t in heapq.nsmallest(count, waiting, key=lambda entry: entry[0])]
+
     def _head(self) -> Ticket | None:
         while self._heap and self._heap[0][1].state != QUEUED:
             heapq.heappop(self._heap)

@@ -51,11 +51,9 @@ class Slice:
 
 
 def lifetime_amount(intervals: Sequence[Interval]) -> Decimal:
-    """Dollars for one instance: its intervals in order, rounded up to whole seconds once, at the last rate."""
-    if not intervals:
-        return Decimal(0)
-    total = sum((_dollars(i.end_us - i.start_us, i.rate) for i in intervals), Decimal(0))
-    return total + _dollars(_rounding(intervals), intervals[-1].rate)
+    """Dollars for one instance: its intervals in order. Those that cost something are rounded up to whole
+    seconds once, at their last rate."""
+    return sum((_dollars(i.end_us - i.start_us, i.rate) for i in intervals), _rounding(intervals))
 
 
 def slices(intervals: Sequence[Interval], flips: Sequence[Flip]) -> list[Slice]:
@@ -64,6 +62,7 @@ def slices(intervals: Sequence[Interval], flips: Sequence[Flip]) -> list[Slice]:
     `flips` is the worker's timeline in order; time before the first flip counts as start.
     """
     result: list[Slice] = []
+    billed = -1
     for interval in intervals:
         share, at = "start", interval.start_us
         for flip in flips:
@@ -77,10 +76,12 @@ def slices(intervals: Sequence[Interval], flips: Sequence[Flip]) -> list[Slice]:
                 result.append(_slice(share, at, flip.at_us, interval.rate))
                 share, at = next_share, flip.at_us
         result.append(_slice(share, at, interval.end_us, interval.rate))
-    if result:
-        last = result[-1]
-        extra = _dollars(_rounding(intervals), intervals[-1].rate)
-        result[-1] = Slice(last.share, last.start_us, last.end_us, last.amount + extra)
+        if interval.rate:
+            billed = len(result) - 1
+    if billed >= 0:
+        last = result[billed]
+        amount = last.amount + _rounding(intervals)
+        result[billed] = Slice(last.share, last.start_us, last.end_us, amount)
     return result
 
 
@@ -92,9 +93,12 @@ def _dollars(micros: int, rate: Decimal) -> Decimal:
     return rate * micros / MICRO / HOUR
 
 
-def _rounding(intervals: Sequence[Interval]) -> int:
-    """Microseconds that rounding up to whole seconds adds."""
-    return -sum(i.end_us - i.start_us for i in intervals) % MICRO
+def _rounding(intervals: Sequence[Interval]) -> Decimal:
+    """Dollars that rounding up to whole seconds adds."""
+    billed = [i for i in intervals if i.rate]
+    if not billed:
+        return Decimal(0)
+    return _dollars(-sum(i.end_us - i.start_us for i in billed) % MICRO, billed[-1].rate)
 
 
 def plain(amount: Decimal) -> str:

@@ -1,17 +1,16 @@
 """How many workers there should be: `decide`, a pure function that the live scaler runs at every arrival
 and completion, whenever a worker becomes ready or dies, and at `wake_at`.
 
-Policies as RunPod means them. `queue_delay`: one more worker when a request has waited longer than the
-delay and the slots that are coming will not take it. `request_count`: ceil((queued + held) / count). Under
-both the first request of an endpoint at zero starts one worker at once, and a level that nobody needed
-for the idle timeout is given up.
+Policies as RunPod means them. `queue_delay`: when a request has waited longer than the delay, as many
+workers as all that waits and runs fills, less what the coming slots will take. `request_count`:
+ceil((queued + held) / count). Under both the first request of an endpoint at zero starts one worker at
+once, and a level that nobody needed for the idle timeout is given up.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 FOREVER = math.inf
@@ -35,6 +34,7 @@ class Observation:
     up: int  # workers ready
     coming: int  # workers starting
     slots: int  # of one worker
+    leaving: int = 0  # workers that finish what they hold: they still count to max
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +45,23 @@ class ScalingMemory:
     unneeded: tuple[float, ...] = ()
 
 
+NOTHING = ScalingMemory()
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
+    """`target` counts workers that are up or coming; `start` of them can be started now."""
+
     target: int
+    start: int
     memory: ScalingMemory
     wake_at: float  # when to ask again though nothing happens; inf: never
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerLoad:
-    """What `victims` sorts by."""
-
-    worker: str
-    held: int
-    ready: bool
-    since: float = field(default=0.0)
-
-
 def decide(policy: ScalingPolicy, seen: Observation, memory: ScalingMemory, now: float) -> Decision:
-    """Target within min..max. The memory is the same object when nothing changed."""
+    """Target within min..max, O(1) unless a level is crossed. The memory is the same object when
+    nothing changed. Never more than max run at once: one more starts when a leaving one has left."""
     have = seen.up + seen.coming
     need, reason, wake = _need(policy, seen, have, now)
     need = min(policy.max, max(policy.min, need))
@@ -74,18 +71,10 @@ def decide(policy: ScalingPolicy, seen: Observation, memory: ScalingMemory, now:
         target -= 1
     if target > need:
         wake = min(wake, _since(memory, target, now) + policy.idle_timeout_s)
-    if target > have:
-        return Decision(target, memory, wake, reason)
-    return Decision(target, memory, wake, "idle" if target < have else "hold")
-
-
-def victims(workers: Sequence[WorkerLoad], surplus: int) -> list[str]:
-    """Which workers to end. A busy one never: not yet ready first, then the longest ready.
-
-    Sort key: (ready, since).
-    """
-    free = sorted((w for w in workers if w.held == 0), key=lambda w: (w.ready, w.since))
-    return [w.worker for w in free[: max(0, surplus)]]
+    start = max(0, min(target, policy.max - seen.leaving) - have)
+    if target <= have:
+        reason = "idle" if target < have else "hold"
+    return Decision(target, start, memory, wake, reason)
 
 
 def _need(
@@ -104,17 +93,21 @@ def _need(
         return max(need, have), "queue_delay", FOREVER
     if now < due:
         return max(need, have), "queue_delay", due
-    return max(need, have + 1), "queue_delay", FOREVER
+    return (
+        max(need, have, math.ceil((seen.held + waiting) / max(1, seen.slots))),
+        "queue_delay",
+        FOREVER,
+    )
 
 
 def _remember(memory: ScalingMemory, need: int, have: int, now: float) -> ScalingMemory:
     """Levels need+1 .. have are unneeded; those that were so before keep their time."""
     if have <= need:
-        return memory if not memory.unneeded else ScalingMemory()
-    wanted = tuple(_since(memory, level, now) for level in range(need + 1, have + 1))
-    if memory.base == need + 1 and memory.unneeded == wanted:
+        return NOTHING if memory.unneeded else memory
+    if memory.base == need + 1 and len(memory.unneeded) == have - need:
         return memory
-    return ScalingMemory(need + 1, wanted)
+    levels = range(need + 1, have + 1)
+    return ScalingMemory(need + 1, tuple(_since(memory, level, now) for level in levels))
 
 
 def _since(memory: ScalingMemory, level: int, now: float) -> float:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from nbgpu_backend.domain.parents import ParentSpec
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
@@ -43,6 +45,7 @@ class Engine(Protocol):
     phases: Sequence[PhaseMarker]  # in order; what follows the last one until ready is `api`
     pull: bool  # its workers fetch jobs from a relay; they answer no HTTP
     drain_s: float  # how long a TERM may take to end a request in progress
+    park_s: float  # how long an idle worker is kept parked by default; 0: it ends
 
     def version(self) -> str:
         """The installed version. Raises EngineMissing with the command that installs it."""
@@ -61,6 +64,10 @@ class Engine(Protocol):
         ...
 
     def command(self, spec: WorkerSpec) -> EngineCommand: ...
+
+    def parent(self, spec: WorkerSpec) -> ParentSpec | None:
+        """The pre-imported parent that can fork this worker; None: it starts plainly."""
+        ...
 
     def explain(self, tail: Sequence[str]) -> str:
         """One sentence from the last log lines of an engine that failed; "" if it finds none."""

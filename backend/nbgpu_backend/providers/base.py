@@ -11,18 +11,8 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-
-@dataclass(frozen=True, slots=True)
-class ParentSpec:
-    """A pre-imported parent: a process that has imported an engine once and forks workers of it.
-
-    There is one per `key`, which covers whatever its imports depend on (engine version, environment).
-    """
-
-    key: str  # of [a-z0-9-]
-    argv: Sequence[str]  # what starts it; the provider adds where it listens and how long it idles
-    env: Mapping[str, str]  # its environment, complete
-    idle_s: float  # it ends itself when it has forked nothing for so long
+from nbgpu_backend.domain.parents import ParentSpec
+from nbgpu_backend.domain.placement import Offer
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +41,10 @@ class LaunchSpec:
     cwd: str | None = None  # None: the instance's own folder
     secrets: Mapping[str, str] = field(default_factory=dict)  # file name -> content, written 0600
     meta: Mapping[str, object] = field(default_factory=dict)  # stored in state.json
+    gpu: str | None = (
+        None  # the type, and how many of it; Unavailable `no_capacity` where none is free
+    )
+    gpu_count: int = 0
     oom_score_adj: int = 0  # what the kernel ends first when memory is out; see proc(5)
     parent: ParentSpec | None = None  # fork it from there; where that fails `argv` is exec'ed
 
@@ -90,6 +84,7 @@ class Observed:
     pid: int | None = None
     started_us: int | None = None
     lease_s: float | None = None
+    paused: bool = False
     exit: Exit | None = None
     meta: Mapping[str, object] = field(default_factory=dict)
 
@@ -140,7 +135,19 @@ class RelayHost(Protocol):
     async def spool(self, name: str) -> Sequence[Post]: ...
 
 
-class WorkerHost(Protocol):
+class ParentHost(Protocol):
+    """The part of WorkerHost that keeps pre-imported parents."""
+
+    async def parents(self) -> Sequence[ParentSeen]:
+        """Those that live."""
+        ...
+
+    async def stop_parent(self, key: str) -> None:
+        """Return when it has ended. The workers that it forked live on."""
+        ...
+
+
+class WorkerHost(ParentHost, Protocol):
     """The capability to run workers. All calls are coroutines; none blocks the event loop.
 
     Errors: `Unavailable` when a launch fails, with the reason; `NotFound` for an unknown name.
@@ -156,6 +163,18 @@ class WorkerHost(Protocol):
 
     async def renew(self, name: str, ttl_s: float) -> bool:
         """Extend the lease; False when the instance is stopping or gone."""
+        ...
+
+    async def pause(self, name: str, oom_score_adj: int) -> bool:
+        """Stop all of its processes where they are; its memory stays. False when it is ending."""
+        ...
+
+    async def resume(self, name: str, oom_score_adj: int) -> bool:
+        """Let a paused one go on. False when it is ending."""
+        ...
+
+    async def memory(self, names: Sequence[str]) -> Mapping[str, int]:
+        """Bytes that each of these running instances holds, shared pages counted in part (PSS)."""
         ...
 
     async def stop(self, name: str, grace_s: float) -> Exit:
@@ -186,4 +205,8 @@ class WorkerHost(Protocol):
 
     def available_memory(self) -> int:
         """Bytes that a new instance could take now."""
+        ...
+
+    def offers(self) -> Sequence[Offer]:
+        """The GPUs that are here and how many are free, as last seen; it does not block."""
         ...

@@ -44,8 +44,11 @@ class RequestCount(Request):
 Scaling = Annotated[QueueDelay | RequestCount, Field(discriminator="type")]
 
 
+Tier = Literal["preimported", "parked"]
+
+
 class Policy(Request):
-    """Limits of one request, in seconds, and of the queue, in requests."""
+    """Limits of one request, in seconds, and of the queue, in requests; how a worker may start."""
 
     hold_s: float = Field(600, gt=0, description="longest wait for a worker")
     first_byte_s: float = Field(120, gt=0, description="of a stream, from the worker")
@@ -57,6 +60,17 @@ class Policy(Request):
     queue_max: int = Field(1000, ge=1, description="requests that may wait")
     jobs_max: int = Field(100_000, ge=1, description="jobs that may have no end yet")
     results_kept_s: float = Field(86_400, gt=0, description="how long a job's result is kept")
+    tiers: list[Tier] = Field(
+        ["preimported", "parked"],
+        description="ways to start sooner than plainly: forked from a parent that has imported the "
+        "engine, or woken where an idle engine was stopped and kept",
+    )
+    park_s: float | None = Field(
+        None,
+        ge=0,
+        le=604_800,
+        description="how long an idle engine is kept parked; null: 600 for vllm, 0 (never) for others",
+    )
 
 
 class EngineChoice(Request):
@@ -132,6 +146,28 @@ class EndpointAction(Request):
     action: Literal["start", "stop"]
 
 
+class Warm(Request):
+    """`seconds` 0 ends it."""
+
+    seconds: int = Field(1800, ge=0, le=604_800, description="keep workers up for so long")
+    workers: int = Field(1, ge=1, le=64)
+
+
+class Warmth(Model):
+    """Workers are kept up until then, asked or not."""
+
+    until_us: Micros
+    workers: int
+
+
+class SkippedPlace(Model):
+    """What came first in the order of choice and was not taken."""
+
+    what: str
+    code: Literal["unknown", "taken", "failed", "spread"]
+    text: str
+
+
 class Fetch(Model):
     """What must be there before a worker starts: weights, or the environment of a handler.
 
@@ -166,8 +202,12 @@ class WorkerExtras(Model):
     pid: int | None
     port: int | None
     tier: str
+    fell_back: str = Field("", description="why a sooner tier did not serve")
     generation: int
     place: str
+    gpu: str | None = None
+    skipped: list[SkippedPlace] = Field([], description="GPUs that came first, and why not")
+    memory_bytes: int | None = Field(None, description="held when last measured (PSS)")
     reason: Reason
     held: int = Field(description="requests in progress")
     phases: list[Phase]
@@ -246,6 +286,7 @@ class EndpointStatus(Model):
     rate_source: str
     requests_total: int
     typical_cold_start_s: float | None
+    warm: Warmth | None = None
     origin: Origin
     tags: dict[str, str]
     created_us: Micros

@@ -20,6 +20,10 @@ class Event(Model):
     values: dict[str, Any] = {}
 
 
+class EventList(Model):
+    events: list[Event]
+
+
 class Beat(Model):
     """Not stored, and without a `seq`: figures have moved. `requests` have ended, or a `state`, a queue or
     a progress differs from what was last shown."""

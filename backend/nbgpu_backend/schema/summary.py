@@ -16,6 +16,11 @@ class WorkerRow(Model):
     port: int | None
     state: str
     tier: str
+    reason: str = Field("", description="why it is in this state, in words")
+    since_us: Micros = Field(0, description="in this state")
+    held: int = 0
+    gpu: str | None = None
+    cost_so_far: Dollars = "0"
 
 
 class EndpointRow(Model):
@@ -27,6 +32,9 @@ class EndpointRow(Model):
     on: str
     workers: list[WorkerRow]
     workers_max: int
+    workers_min: int = Field(0, description="kept up, asked or not")
+    warm_until_us: Micros | None = None
+    typical_cold_start_s: float | None = None
     queued: int
     held: int
     requests_total: int
@@ -74,9 +82,14 @@ class Health(Model):
 
 
 class Why(Model):
-    """What a person asks: why is it in this state, since when, at what cost, and what can I do?"""
+    """What a person asks: why is it in this state, since when, at what cost, and what can I do?
 
+    The subject is an endpoint, a worker, or a request that is held or was recorded.
+    """
+
+    subject: Literal["endpoint", "worker", "request"] = "endpoint"
     name: str
+    endpoint: str = ""
     state: str
     reason: Reason
     seconds: float = Field(description="in this state")
@@ -86,6 +99,36 @@ class Why(Model):
     history: list[str] = Field(description="what happened before, newest first, in words")
     phases: list[Phase] = []
     tail: list[str] = []
+    facts: list[str] = Field([], description="what it waits for, in parts: workers, memory, GPUs")
+
+
+class ParentRow(Model):
+    """A process that has imported an engine, from which workers are forked."""
+
+    key: str
+    pid: int
+    ready: bool
+    ready_seconds: float | None
+    idle_seconds: float
+    memory_bytes: int
+
+
+class HoldingRow(Model):
+    """One line of the memory table."""
+
+    holder: str
+    kind: Literal["worker", "pod", "parent", "parked"]
+    bytes_reserved: int
+    bytes_held: int | None
+
+
+class Memory(Model):
+    """Who holds what of this machine's memory, and what a new worker could have."""
+
+    available: int
+    floor: int
+    holdings: list[HoldingRow]
+    parents: list[ParentRow]
 
 
 class Settings(Model):

@@ -257,7 +257,7 @@ class _Request:
         record.cold = worker.ready > self._arrived  # also where a ready one died in between
         if record.cold:
             record.start_s = worker.ready - max(self._arrived, worker.launched)
-            record.phases = worker.phases
+            record.phases, record.tier = worker.phases, worker.tier
         mark = worker.take(now)
         try:
             return await self._forward(worker, now, mark)
@@ -406,6 +406,7 @@ class _Request:
             "worker": record.worker_id,
             "queue_ms": round(record.queue_s * 1000, 3),
             "cold": record.cold,
+            "tier": record.tier,
             "start_ms": round(record.start_s * 1000, 3),
             "phases": {k: round(v * 1000, 1) for k, v in record.phases.items()},
             "first_byte_ms": round((record.first_byte_s or 0) * 1000, 3),

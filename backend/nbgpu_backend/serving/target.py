@@ -94,6 +94,7 @@ class Record:
     queue_s: float = 0.0
     cold: bool = False
     start_s: float = 0.0  # the part of queue_s in which its worker was starting
+    tier: str | None = None  # of that start
     phases: Mapping[str, float] = field(default_factory=dict)
     first_byte_s: float | None = None
     total_s: float = 0.0

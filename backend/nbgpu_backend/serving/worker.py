@@ -19,6 +19,7 @@ class ServingWorker:
     rate: Decimal
     phases: Mapping[str, float]
     on_busy: Callable[[bool], None]
+    tier: str = "plain"  # how it was started
     held: int = 0
     # integral of dt / held: what one request present throughout pays
     _share: float = field(default=0.0)

@@ -53,6 +53,7 @@ endpoints = Table(
     Column("failure", JSON(none_as_null=True)),  # Reason of the failure that holds it down
     Column("created_us", BigInteger, nullable=False),
     Column("deleted_us", BigInteger),
+    Column("warm", JSON(none_as_null=True)),  # {"until_us", "workers"}: kept up until then
 )
 Index("endpoint_names", endpoints.c.name, unique=True, sqlite_where=text("deleted_us IS NULL"))
 
@@ -77,6 +78,8 @@ instances = Table(
     Column("ended_us", BigInteger),
     Column("phases", JSON(none_as_null=True)),  # [[name, seconds], …]
     Column("exit", JSON(none_as_null=True)),
+    Column("gpu", String),  # its type; NULL: none
+    Column("gpu_count", Integer, nullable=False, server_default="0"),
 )
 
 ledger = Table(
@@ -184,6 +187,7 @@ requests = Table(
     Column("share_us", BigInteger, nullable=False),  # its part of the worker's busy time
     Column("rate", String, nullable=False),
     Column("origin", JSON, nullable=False),
+    Column("tier", String),  # of the cold start that it waited for
 )
 Index("requests_by_endpoint", requests.c.endpoint_id, requests.c.arrived_us)
 Index("requests_by_time", requests.c.arrived_us)

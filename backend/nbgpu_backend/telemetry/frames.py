@@ -36,6 +36,7 @@ async def request_columns(database: Database, *, endpoint_id: str | None, since_
             "queue_ms": lambda r: _ms(r["queue_us"]),
             "cold": lambda r: bool(r["cold"]),
             "start_ms": lambda r: _ms(r["start_us"]),
+            "tier": lambda r: r["tier"],
             "phases": lambda r: {name: _ms(us) for name, us in r["phases"].items()},
             "first_byte_ms": lambda r: _ms(r["first_byte_us"]),
             "total_ms": lambda r: _ms(r["total_us"]),

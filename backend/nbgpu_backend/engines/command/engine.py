@@ -39,6 +39,7 @@ class CommandEngine:
     pull = False
     phases: Sequence[PhaseMarker] = ()
     drain_s = 10.0
+    park_s = 0.0  # a stopped server of the user's own may miss more than requests
 
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -85,6 +86,9 @@ class CommandEngine:
             **spec.env,
         }
         return EngineCommand(argv, env, key_variable="NBGPU_WORKER_KEY")
+
+    def parent(self, spec: WorkerSpec) -> None:
+        return None
 
     def explain(self, tail: Sequence[str]) -> str:
         """The last line that names an error; a server of the user's own has no better grammar."""

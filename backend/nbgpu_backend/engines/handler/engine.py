@@ -39,6 +39,7 @@ class HandlerEngine:
         PhaseMarker("import", re.compile(r"Starting Serverless Worker")),
     )
     drain_s = 15.0  # jobs have ended by then; the SDK ends with its polls, which the relay answers
+    park_s = 0.0  # it asks for jobs itself: a stopped one would lose its polls
 
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -79,6 +80,9 @@ class HandlerEngine:
             *(str(place.python), "-u", str(spec.model), *spec.options),
         ]
         return EngineCommand(argv, self._env(spec, place), key_variable=None)
+
+    def parent(self, spec: WorkerSpec) -> None:
+        return None
 
     def explain(self, tail: Sequence[str]) -> str:
         return failures.explain(tail)

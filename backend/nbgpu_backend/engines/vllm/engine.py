@@ -38,6 +38,7 @@ class VllmEngine:
     pull = False
     phases: Sequence[PhaseMarker] = PHASES
     drain_s = float(DRAIN_S)
+    park_s = 600.0
 
     def __init__(self, home: Home, version: str = VERSION) -> None:
         self._home = home
@@ -83,6 +84,9 @@ class VllmEngine:
             *spec.options,
         ]
         return EngineCommand(argv, self._env(spec), key_variable="VLLM_API_KEY")
+
+    def parent(self, spec: WorkerSpec) -> None:
+        return None
 
     def explain(self, tail: Sequence[str]) -> str:
         return failures.explain(tail)

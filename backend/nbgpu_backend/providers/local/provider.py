@@ -11,15 +11,24 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nbgpu_backend
 from nbgpu_backend.clock import Clock
+from nbgpu_backend.domain.placement import Offer
 from nbgpu_backend.errors import Conflict, DiskError, NbgpuError, NotFound, Unavailable
 from nbgpu_backend.home import Home
-from nbgpu_backend.providers.base import Exit, Launched, LaunchSpec, Observed, Post, Relay
+from nbgpu_backend.providers.base import (
+    Exit,
+    Launched,
+    LaunchSpec,
+    Observed,
+    ParentSeen,
+    Post,
+    Relay,
+)
 from nbgpu_backend.providers.local import procfs, records
 from nbgpu_backend.providers.local.records import State
 from nbgpu_backend.providers.local.relay_client import RelayClient, read_spool
@@ -59,6 +68,7 @@ class LocalProvider:
                 "cwd": spec.cwd,
                 "files": dict(spec.secrets),
                 "meta": dict(spec.meta),
+                "oom_score_adj": spec.oom_score_adj,
             }
         )
         try:
@@ -93,7 +103,9 @@ class LocalProvider:
                 return seen
             with suppress(NoAnswer):
                 status = await ShimClient(folder).status()
-                return _running(name, State.parse(status), float(status["lease_s"]))
+                return _running(
+                    name, State.parse(status), float(status["lease_s"]), bool(status["paused"])
+                )
             # its lock is held: it starts, it has just ended, or it is stopped
             if time.monotonic() > end:
                 return _running(name, records.read_state(folder), None)
@@ -110,15 +122,19 @@ class LocalProvider:
             await asyncio.sleep(0.02)
 
     async def renew(self, name: str, ttl_s: float) -> bool:
-        for _ in range(2):
-            with suppress(NoAnswer):
-                return await ShimClient(self._folder(name)).renew(ttl_s)
-            if (await self.observe(name)).state != "running":
-                return False
-        raise Unavailable(
-            f"The shim of {name} does not answer, so its lease was not extended.",
-            "See with `ps` whether that process was stopped; `kill -CONT` lets it go on.",
+        return await self._ask(name, lambda shim: shim.renew(ttl_s), "its lease was not extended")
+
+    async def pause(self, name: str, oom_score_adj: int) -> bool:
+        return await self._ask(name, lambda shim: shim.pause(True, oom_score_adj), "it runs on")
+
+    async def resume(self, name: str, oom_score_adj: int) -> bool:
+        return await self._ask(
+            name, lambda shim: shim.pause(False, oom_score_adj), "it stays paused"
         )
+
+    async def memory(self, names: Sequence[str]) -> Mapping[str, int]:
+        folders = {name: self._folder(name) for name in names}
+        return await asyncio.to_thread(_pss, folders)
 
     async def stop(self, name: str, grace_s: float) -> Exit:
         try:
@@ -174,12 +190,36 @@ class LocalProvider:
     def available_memory(self) -> int:
         return procfs.available_memory()
 
+    def offers(self) -> Sequence[Offer]:
+        """None: the engines that run here are editions for processors."""
+        return ()
+
+    async def parents(self) -> Sequence[ParentSeen]:
+        return []
+
+    async def stop_parent(self, key: str) -> None:
+        pass
+
     # below: what blocks, called in threads
 
     def _folder(self, name: str) -> Path:
         if not name or name.startswith(".") or Path(name).name != name:
             raise _unknown(name)
         return self._home.instances / name
+
+    async def _ask(
+        self, name: str, question: Callable[[ShimClient], Awaitable[bool]], lost: str
+    ) -> bool:
+        """False when the instance is ending or gone."""
+        for _ in range(2):
+            with suppress(NoAnswer):
+                return await question(ShimClient(self._folder(name)))
+            if (await self.observe(name)).state != "running":
+                return False
+        raise Unavailable(
+            f"The shim of {name} does not answer, so {lost}.",
+            "See with `ps` whether that process was stopped; `kill -CONT` lets it go on.",
+        )
 
     async def _known(self, name: str) -> Observed:
         seen = await self.observe(name)
@@ -277,7 +317,20 @@ def _lock(folder: Path) -> Iterator[bool]:
         os.close(fd)
 
 
-def _running(name: str, state: State | None, lease_s: float | None) -> Observed:
+def _pss(folders: Mapping[str, Path]) -> dict[str, int]:
+    """Blocks: the kernel walks every page table."""
+    rows = procfs.processes()
+    found = {}
+    for name, folder in folders.items():
+        if (state := records.read_state(folder)) is not None:
+            members = procfs.session_members(rows, state.pid, state.start)
+            found[name] = sum(procfs.pss(row.pid) or 0 for row in members)
+    return found
+
+
+def _running(
+    name: str, state: State | None, lease_s: float | None, paused: bool = False
+) -> Observed:
     if state is None:
         return Observed(name, "running", generation=_generation(name))
     return Observed(
@@ -287,6 +340,7 @@ def _running(name: str, state: State | None, lease_s: float | None) -> Observed:
         pid=state.pid,
         started_us=state.started_us,
         lease_s=lease_s,
+        paused=paused,
         meta=state.meta,
     )
 

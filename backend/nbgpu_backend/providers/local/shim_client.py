@@ -22,12 +22,18 @@ class ShimClient:
         self._folder = folder
 
     async def status(self) -> dict[str, Any]:
-        """state.json with lease_s (seconds left) and stopping (a reason, or None)."""
+        """state.json with lease_s (seconds left), stopping (a reason, or None) and paused."""
         return await self._ask({"op": "status"}, ANSWER_S)
 
     async def renew(self, ttl_s: float) -> bool:
         """False when the instance is already ending."""
         return "error" not in await self._ask({"op": "renew", "ttl_s": ttl_s}, ANSWER_S)
+
+    async def pause(self, stop: bool, oom_score_adj: int) -> bool:
+        """Stop the process group, or let it go on. False when the instance is already ending."""
+        op = "pause" if stop else "resume"
+        answer = await self._ask({"op": op, "oom_score_adj": oom_score_adj}, ANSWER_S)
+        return "error" not in answer
 
     async def stop(self, grace_s: float) -> dict[str, Any]:
         """The exit record, when no process is left."""

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 
@@ -20,10 +20,12 @@ import uvicorn
 
 from nbgpu_backend import runtime
 from nbgpu_backend.api.app import build
-from nbgpu_backend.clock import SystemClock, boot_id
+from nbgpu_backend.clock import Clock, SystemClock, boot_id
 from nbgpu_backend.control.core import Core
 from nbgpu_backend.errors import BackendError, DiskError
 from nbgpu_backend.home import Home
+from nbgpu_backend.providers.base import WorkerHost
+from nbgpu_backend.providers.local.provider import LocalProvider
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,9 @@ def version() -> str:
         return "0+source"
 
 
-async def serve(home: Home, ready_fd: int | None) -> None:
+async def serve(
+    home: Home, ready_fd: int | None, host: Callable[[Home, Clock], WorkerHost]
+) -> None:
     """Run until told to end. Raises DiskError, BackendError."""
     home.prepare()
     if runtime.lock(home.run / "backend.lock", wait=False) is None:
@@ -49,7 +53,8 @@ async def serve(home: Home, ready_fd: int | None) -> None:
             "Use it, or end it with: nbgpu shutdown",
             code="already_running",
         )
-    core = await Core.open(home, SystemClock())
+    clock = SystemClock()
+    core = await Core.open(home, clock, host(home, clock))
     former = runtime.read(home)
     token = former.token if former else secrets.token_urlsafe(32)
     listener = _bind(former)
@@ -170,8 +175,8 @@ def _announce(home: Home, url: str, token: str) -> None:
         ) from None
 
 
-def main(argv: list[str]) -> int:
-    """`python -m nbgpu_backend [--ready-fd N]`."""
+def main(argv: list[str], host: Callable[[Home, Clock], WorkerHost] = LocalProvider) -> int:
+    """`python -m nbgpu_backend [--ready-fd N]`. `host` makes what runs the workers."""
     ready_fd = int(argv[argv.index("--ready-fd") + 1]) if "--ready-fd" in argv else None
     logging.basicConfig(
         level=logging.INFO,
@@ -188,7 +193,7 @@ def main(argv: list[str]) -> int:
     except ImportError:
         run = asyncio.run
     try:
-        run(serve(home, ready_fd))
+        run(serve(home, ready_fd, host))
     except (DiskError, BackendError) as error:
         print(error, file=sys.stderr, flush=True)
         return 1

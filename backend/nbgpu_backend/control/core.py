@@ -26,7 +26,6 @@ from nbgpu_backend.errors import DiskError, NbgpuError
 from nbgpu_backend.home import Home
 from nbgpu_backend.hub.fetcher import Fetcher
 from nbgpu_backend.providers.base import Exit, Observed, WorkerHost
-from nbgpu_backend.providers.local.provider import LocalProvider
 from nbgpu_backend.serving.external import ExternalWorkers
 from nbgpu_backend.serving.upstream import session
 from nbgpu_backend.serving.webhooks import Webhooks
@@ -61,11 +60,8 @@ class Core:
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
-    async def open(cls, home: Home, clock: Clock, provider: WorkerHost | None = None) -> Core:
-        """Raises DiskError. Nothing is adopted yet: the server binds first, then calls `start`.
-
-        `provider` None: this machine.
-        """
+    async def open(cls, home: Home, clock: Clock, host: WorkerHost) -> Core:
+        """Raises DiskError. Nothing is adopted yet: the server binds first, then calls `start`."""
         home.prepare()
         state = State(open_database(home.state_db, "state"))
         telemetry = open_database(home.telemetry_db, "telemetry", linger_s=FLUSH_S)
@@ -78,7 +74,6 @@ class Core:
 
         installation, rates = await state.database.writer.write(read)
         jobs, upstream = JobStore(state.database, home.jobs), session()
-        host = provider or LocalProvider(home, clock)
         return cls(
             Services(
                 home=home,

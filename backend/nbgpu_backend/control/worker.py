@@ -457,9 +457,11 @@ class WorkerControl:
         if before is not None:
             await asyncio.wait((before,))
         try:
-            going = await services.provider.resume(self.record.name, OOM_WORKER)
-        except NbgpuError as error:
-            self._fall_back(f"its parked engine could not be woken: {error}")
+            async with asyncio.timeout(WAKE_S):
+                going = await services.provider.resume(self.record.name, OOM_WORKER)
+        except (NbgpuError, TimeoutError) as error:
+            why = str(error) or f"nothing answered for {WAKE_S:.0f} s"
+            self._fall_back(f"its parked engine could not be woken: {why}")
             return
         if not going or self._stop is not None:
             return
@@ -486,6 +488,7 @@ class WorkerControl:
             )
 
     def _fall_back(self, text: str) -> None:
+        self.was_parked = True  # nobody has to wait until it is gone
         self._owner.worker_fell_back(self, text)
         self._sick(text)
 

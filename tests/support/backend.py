@@ -50,13 +50,19 @@ class BackendProcess:
         """A client of the control and data routes; `raise_for_status` is the caller's."""
         backend = self.backend
         if self._client is None or str(self._client.base_url).rstrip("/") != backend.url:
-            self._client = httpx.Client(
-                base_url=backend.url,
-                headers={"Authorization": f"Bearer {backend.token}"},
-                timeout=httpx.Timeout(60.0),
-                trust_env=False,
-            )
+            self._client = self.client()
         return self._client
+
+    def client(self) -> httpx.Client:
+        """One with connections of its own; the caller closes it."""
+        backend = self.backend
+        return httpx.Client(
+            base_url=backend.url,
+            headers={"Authorization": f"Bearer {backend.token}"},
+            timeout=httpx.Timeout(60.0),
+            trust_env=False,
+            verify=False,  # plain HTTP: no certificates to load
+        )
 
     def deploy(self, name: str, **body: Any) -> dict[str, Any]:
         """With the tiny upstream unless `nbgpu.engine` or `nbgpu.model` says otherwise."""

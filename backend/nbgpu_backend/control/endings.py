@@ -25,7 +25,7 @@ def words(engine: Engine, ended: Exit) -> str:
     """Of an end that nobody asked for; no full stop."""
     if explained := engine.explain(ended.tail):
         return explained.rstrip(".")
-    if ended.reason in ("launch", "fault"):
+    if ended.reason in ("launch", "fault", "no_capacity"):
         return (ended.tail[0] if ended.tail else "it could not be launched").rstrip(".")
     if ended.signal is not None:
         return (

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 START_TRIES = 3  # starts in a row that may fail before the endpoint is held down
 CRASHES = 5  # deaths in a row of workers that were ready, without a request answered between
 RETRY_S = 2.0  # after a failed start, and while there is too little memory
+PATIENCE_S = 3.0  # with other programs that hold what would be needed
 TROUBLE_S = 30.0  # a GPU type that was refused is not asked for again so soon
 
 
@@ -42,6 +43,7 @@ class Launcher:
         self._crashes = 0
         self._answered = 0  # requests, when the last worker died
         self._evicting: tuple[str, ...] = ()
+        self._hopeless_since: float | None = None
         self._troubles: dict[str, Trouble] = {}  # of GPU types
 
     def grow(self, count: int, now: float) -> float:
@@ -124,7 +126,7 @@ class Launcher:
         services, owner = self._services, self._owner
         verdict = services.memory.admit(self._memory_needed(), owner.name)
         if verdict.fits and not verdict.evict:
-            self.throttled, self._evicting = None, ()
+            self.throttled, self._evicting, self._hopeless_since = None, (), None
             return True
         self._not_before = now + RETRY_S
         services.memory.wait(self._freed)
@@ -137,7 +139,11 @@ class Launcher:
             return False
         values: dict[str, Any] = {"needed": verdict.needed, "available": verdict.available}
         self._throttle("no_memory", f"too little memory: {verdict.text}", values)
-        if not verdict.ever:
+        if verdict.ever:
+            self._hopeless_since = None
+        elif self._hopeless_since is None:
+            self._hopeless_since = now
+        elif now - self._hopeless_since >= PATIENCE_S:
             owner.refuse_waiting(
                 NoMemory(
                     f"'{owner.name}' cannot start here: {verdict.text}.",

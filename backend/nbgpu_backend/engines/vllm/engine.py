@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import nbgpu_backend
+from nbgpu_backend.domain.parents import ParentSpec
 from nbgpu_backend.engines.base import EngineCommand, PhaseMarker, WorkerSpec
 from nbgpu_backend.engines.vllm import failures, options, sizing
 from nbgpu_backend.engines.vllm.environment import VERSION, Environment
@@ -15,6 +20,14 @@ from nbgpu_backend.home import Home
 
 CONCURRENCY = 30  # what RunPod's vLLM workers take at a time
 DRAIN_S = 30
+PARENT_IDLE_S = 1800.0
+PARENT = Path(nbgpu_backend.__file__).with_name("parent.py")
+PREIMPORT = Path(__file__).with_name("preimport.py")
+# Variables that vLLM, torch and what they import look at when they are imported.
+READ_AT_IMPORT = (
+    "VLLM_", "TORCH", "PYTORCH", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "OMP_", "MKL_", "KMP_",
+    "OPENBLAS_", "ATEN_", "LD_", "PYTHON", "MALLOC_", "CUDA", "NCCL_", "GLOO_", "RAY_", "NUM",
+)  # fmt: skip
 
 # Log lines of vLLM 0.32 that end a phase of its start.
 PHASES = (
@@ -85,8 +98,18 @@ class VllmEngine:
         ]
         return EngineCommand(argv, self._env(spec), key_variable="VLLM_API_KEY")
 
-    def parent(self, spec: WorkerSpec) -> None:
-        return None
+    def parent(self, spec: WorkerSpec) -> ParentSpec | None:
+        """One for each environment that its imports depend on; None where the user's own variables may
+        be among these."""
+        if any(name.startswith(READ_AT_IMPORT) for name in spec.env):
+            return None
+        env = self._env(replace(spec, env={}))
+        env.pop("OMP_NUM_THREADS")  # set by a call in each worker
+        argv = [str(self._environment.python), str(PARENT), str(PREIMPORT)]
+        sources = [PARENT.read_bytes(), PREIMPORT.read_bytes()]
+        seed = json.dumps([argv, env, [hashlib.sha256(s).hexdigest() for s in sources]])
+        key = f"vllm-{hashlib.sha256(seed.encode()).hexdigest()[:12]}"
+        return ParentSpec(key, argv, env, PARENT_IDLE_S)
 
     def explain(self, tail: Sequence[str]) -> str:
         return failures.explain(tail)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import nbgpu_backend
 from nbgpu_backend.clock import Clock
@@ -30,6 +31,7 @@ from nbgpu_backend.providers.base import (
     Relay,
 )
 from nbgpu_backend.providers.local import procfs, records
+from nbgpu_backend.providers.local.parents import NoParent, Parents, Unsure
 from nbgpu_backend.providers.local.records import State
 from nbgpu_backend.providers.local.relay_client import RelayClient, read_spool
 from nbgpu_backend.providers.local.shim_client import NoAnswer, ShimClient
@@ -49,6 +51,7 @@ class LocalProvider:
     def __init__(self, home: Home, clock: Clock) -> None:
         self._home = home
         self._clock = clock
+        self._parents = Parents(home.root / "parents")
 
     async def launch(self, spec: LaunchSpec) -> Launched:
         """Return once the engine has been exec'ed.
@@ -58,21 +61,39 @@ class LocalProvider:
         `launch_timeout` the instance may still come up: look among `list_owned` before a retry.
         """
         folder = self._folder(spec.name)
-        document = json.dumps(
-            {
-                "argv": list(spec.argv),
-                "env": dict(spec.env),
-                "generation": spec.generation,
-                "ttl_s": spec.ttl_s,
-                "grace_s": spec.grace_s,
-                "cwd": spec.cwd,
-                "files": dict(spec.secrets),
-                "meta": dict(spec.meta),
-                "oom_score_adj": spec.oom_score_adj,
-            }
-        )
+        document = {
+            "argv": list(spec.argv),
+            "env": dict(spec.env),
+            "generation": spec.generation,
+            "ttl_s": spec.ttl_s,
+            "grace_s": spec.grace_s,
+            "cwd": spec.cwd,
+            "files": dict(spec.secrets),
+            "meta": dict(spec.meta),
+            "oom_score_adj": spec.oom_score_adj,
+        }
+        fell_back = ""
+        if spec.parent is not None:
+            try:
+                forked = await self._parents.fork(
+                    spec.parent, SHIM, folder, document, self._shim_env()
+                )
+                return _launched(spec, folder, forked.line, "preimported", parent_s=forked.waited_s)
+            except NoParent as error:
+                fell_back = str(error)
+            except Unsure as error:
+                raise Unavailable(
+                    f"The start of {spec.name} was not confirmed: {error}.",
+                    "It may still come up; see whether the disk or the memory is exhausted.",
+                    code="launch_timeout",
+                ) from None
+        line = await self._exec(spec, folder, json.dumps(document).encode())
+        return _launched(spec, folder, line, "plain", fell_back=fell_back)
+
+    async def _exec(self, spec: LaunchSpec, folder: Path, document: bytes) -> dict[str, Any]:
+        """The line of a shim that was started for it."""
         try:
-            done = await asyncio.to_thread(self._run_shim, folder, document.encode())
+            done = await asyncio.to_thread(self._run_shim, folder, document)
         except subprocess.TimeoutExpired:
             raise Unavailable(
                 f"The start of {spec.name} was not confirmed within {LAUNCH_S:.0f} s.",
@@ -85,12 +106,10 @@ class LocalProvider:
                 "Free some memory or end other processes.",
             ) from None
         try:
-            line = json.loads(done.stdout)
+            line: dict[str, Any] = json.loads(done.stdout)
         except ValueError:
             line = {"error": done.stderr.decode("utf-8", "replace").strip()[-500:] or "no answer"}
-        if "error" in line:
-            raise _launch_error(spec, folder, line)
-        return Launched(spec.name, line["pid"], line["shim"], line["started_us"])
+        return line
 
     async def observe(self, name: str) -> Observed:
         """What the instance is now. Finds a killed shim, and ends what it left."""
@@ -195,10 +214,10 @@ class LocalProvider:
         return ()
 
     async def parents(self) -> Sequence[ParentSeen]:
-        return []
+        return await self._parents.seen()
 
     async def stop_parent(self, key: str) -> None:
-        pass
+        await self._parents.stop(key)
 
     # below: what blocks, called in threads
 
@@ -232,12 +251,15 @@ class LocalProvider:
             [sys.executable, "-I", "-S", "-E", str(SHIM), str(folder)],
             input=document,
             capture_output=True,
-            env={"NBGPU_HOME": str(self._home.root), "PATH": MINIMAL_PATH},
+            env=self._shim_env(),
             cwd="/",
             start_new_session=True,  # Ctrl-C in the backend's terminal is not for us
             timeout=LAUNCH_S,
             check=False,
         )
+
+    def _shim_env(self) -> dict[str, str]:
+        return {"NBGPU_HOME": str(self._home.root), "PATH": MINIMAL_PATH}
 
     def _look(self, name: str, folder: Path) -> Observed | None:
         """None while the lock is held and there is no exit.json."""
@@ -367,6 +389,22 @@ def _generation(name: str) -> int:
 
 def _unknown(name: str) -> NotFound:
     return NotFound(f"There is no instance {name!r} on this machine.", instance=name)
+
+
+def _launched(
+    spec: LaunchSpec,
+    folder: Path,
+    line: dict[str, Any],
+    tier: str,
+    *,
+    fell_back: str = "",
+    parent_s: float = 0.0,
+) -> Launched:
+    if "error" in line:
+        raise _launch_error(spec, folder, line)
+    return Launched(
+        spec.name, line["pid"], line["shim"], line["started_us"], tier, fell_back, parent_s
+    )
 
 
 def _launch_error(spec: LaunchSpec, folder: Path, line: dict[str, object]) -> NbgpuError:

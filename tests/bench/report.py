@@ -37,6 +37,7 @@ class Report:
     keys: dict[str, float] = field(
         default_factory=dict
     )  # figures by a fixed name, at the top of the JSON
+    more: dict[str, Any] = field(default_factory=dict)  # beside them, for the JSON alone
 
     def add(self, name: str, value: float, unit: str, limit: float | None = None) -> None:
         self.figures.append(Figure(name, round(value, 4), unit, limit))
@@ -58,7 +59,7 @@ class Report:
 
     def dump(self) -> dict[str, Any]:
         found = asdict(self)
-        return {**found.pop("keys"), **found}
+        return {**found.pop("keys"), **found.pop("more"), **found}
 
 
 Run = Callable[[argparse.Namespace], Report]

@@ -8,6 +8,8 @@ for some 7 s. Here both are forked from one that has imported. What vLLM 0.32 ne
   engine core alone (a forked process must not use a pool that its parent has used);
 - the engine core has no notice of the API server's death: it asks the kernel for one;
 - the kernel is asked for AMX once; children inherit the permission;
+- it looks at a model's class in a process of its own, which imports for 7 s, lest CUDA be touched; on
+  processors it can look where it is;
 - the tracker of shared memory must be the API server's child: vLLM kills the engine core's whole tree.
 """
 
@@ -68,6 +70,7 @@ def prepare() -> None:
         torch.cpu._init_amx()
     _keep_forking()
     _wrap_engine_core()
+    _look_at_models_here()
 
 
 def run(argv: list[str]) -> int:
@@ -104,3 +107,9 @@ def _wrap_engine_core() -> None:
         return original(*given, **named)
 
     process.run_engine_core = staticmethod(run_engine_core)
+
+
+def _look_at_models_here() -> None:
+    registry: Any = importlib.import_module("vllm.model_executor.models.registry")
+    registry._run_in_subprocess  # noqa: B018  a vLLM without it is not the one that is known here
+    registry._run_in_subprocess = lambda look: look()

@@ -102,6 +102,7 @@ class Parents:
         """Return once it answers: whether it had to be waited for. Raises NoParent."""
         folder, end = self._folder / spec.key, time.monotonic() + START_S
         waited = False
+        self._reap(spec.key)  # one that ended since has nothing to say about the next
         while True:
             with contextlib.suppress(OSError, ValueError):
                 await _ask(folder, {"op": "status"}, ANSWER_S)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tests.support.backend import BackendProcess, command_engine
+from tests.support.crowd import vanish
 from tests.support.timeline import Timeline
 from tests.support.waiting import until
 
@@ -150,30 +150,7 @@ def test_scaling_down_cuts_no_busy_worker(shared_backend: BackendProcess) -> Non
 def test_clients_that_vanish_leave_nothing_counted(shared_backend: BackendProcess) -> None:
     shared_backend.deploy("vanish", workers={"max": 1}, nbgpu={"engine": engine(256)})
     assert shared_backend.chat("vanish").status_code == 200
-    body = {
-        "model": "vanish", "stream": True, "messages": [{"role": "user", "content": "hi"}],
-        "nbgpu_test": {"chunks": 1000, "delay_ms": 50},
-    }  # fmt: skip
-    streaming = threading.Semaphore(0)
-    leave = threading.Event()
-
-    def client(_: int) -> None:
-        path = "/v2/vanish/openai/v1/chat/completions"
-        with shared_backend.client() as http, http.stream("POST", path, json=body) as answer:
-            assert answer.status_code == 200
-            chunks = answer.iter_raw()  # whose end would end the stream
-            next(chunks)
-            streaming.release()
-            leave.wait(30)
-
-    with ThreadPoolExecutor(200) as pool:
-        clients = [pool.submit(client, i) for i in range(200)]
-        for _ in clients:
-            assert streaming.acquire(timeout=30)
-        assert shared_backend.row("vanish")["held"] == 200
-        leave.set()
-        for one in clients:
-            one.result()
+    vanish(shared_backend, "vanish", 200, {"nbgpu_test": {"chunks": 1000, "delay_ms": 50}})
     until(lambda: shared_backend.row("vanish")["held"] == 0, within=5)
     worker = shared_backend.worker("vanish")
     assert worker["state"] == "idle" and worker["held"] == 0

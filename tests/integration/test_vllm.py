@@ -7,6 +7,7 @@ happens on the endpoint `short` of `own`, whose options went through the command
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -16,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from nbgpu_backend import runtime
 from nbgpu_backend.providers.local import procfs
 
 from tests.support.backend import BackendProcess
+from tests.support.crowd import vanish
 from tests.support.shims import Yard
 from tests.support.waiting import until
 
@@ -199,6 +202,66 @@ def test_damaged_weights_are_one_sentence_and_hold_the_endpoint_down(
     why = own.backend.get("/nbgpu/v1/why/broken")
     assert why["reason"]["code"] == "start_failed" and why["tail"]
     own.backend.http.delete("/v2/serverless/broken").raise_for_status()
+
+
+def test_several_are_forked_at_once_parked_and_woken(own: Own, tiny_llama: Path) -> None:
+    own.backend.deploy(
+        "pair",
+        workers={"min": 2, "max": 2, "idleTimeout": 1},
+        nbgpu={"engine": {"name": "vllm"}, "model": str(tiny_llama)},
+    )
+    until(
+        lambda: [w["state"] for w in own.backend.row("pair")["workers"]] == ["idle"] * 2, within=60
+    )
+    assert {w["tier"] for w in own.backend.row("pair")["workers"]} == {"preimported"}
+    (parent,) = own.backend.get("/nbgpu/v1/memory")["parents"]  # the one that `short` had
+    assert parent["ready"] and parent["memoryBytes"] > 100_000_000
+    own.backend.http.patch("/v2/serverless/pair", json={"workers": {"min": 0}}).raise_for_status()
+    until(lambda: {w["state"] for w in own.backend.row("pair")["workers"]} == {"parked"})
+    answer = ask(own.backend, "pair")
+    assert answer.status_code == 200 and answer.headers["x-nbgpu-cold"] == "1"
+    assert own.backend.records("pair", 1)[-1]["tier"] == "parked"
+    own.backend.http.delete("/v2/serverless/pair").raise_for_status()
+
+
+def test_the_death_of_the_parent_costs_no_answer(own: Own) -> None:
+    worker = ask(own.backend, "short").headers["x-nbgpu-worker"]
+    (parent,) = own.backend.get("/nbgpu/v1/memory")["parents"]
+    os.kill(parent["pid"], signal.SIGKILL)
+    until(lambda: own.backend.get("/nbgpu/v1/memory")["parents"] == [])
+    assert ask(own.backend, "short").headers["x-nbgpu-worker"] == worker
+    os.kill(own.backend.worker("short")["pid"], signal.SIGKILL)
+    assert ask(own.backend, "short").headers["x-nbgpu-worker"] != worker
+    (fresh,) = own.backend.get("/nbgpu/v1/memory")["parents"]
+    assert fresh["pid"] != parent["pid"]
+
+
+def test_200_clients_that_vanish_leave_nothing_running(own: Own, tiny_llama: Path) -> None:
+    own.backend.deploy(
+        "many",
+        nbgpu={
+            "engine": {
+                "name": "vllm",
+                "options": ["--max-num-seqs", "256", "--max-model-len", "2048"],
+            },
+            "model": str(tiny_llama),
+        },
+    )
+    assert ask(own.backend, "many").status_code == 200
+    vanish(own.backend, "many", 200, {"max_tokens": 2000, "ignore_eos": True})
+    worker = own.backend.worker("many")
+
+    def quiet() -> bool:
+        row = own.backend.row("many")
+        jobs = own.backend.get("/v2/many/health")["jobs"]
+        gauges = httpx.get(f"http://127.0.0.1:{worker['port']}/metrics").text
+        running = re.search(r"^vllm:num_requests_running\S* (\S+)$", gauges, re.M)
+        assert running is not None
+        return row["held"] == 0 and jobs["inProgress"] == 0 and float(running[1]) == 0.0
+
+    until(quiet, within=5)
+    assert own.backend.row("many")["workers"][0]["state"] == "idle"
+    own.backend.http.delete("/v2/serverless/many").raise_for_status()
 
 
 def test_shutdown_all_leaves_no_process_and_no_shared_memory(own: Own) -> None:

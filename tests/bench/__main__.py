@@ -8,10 +8,10 @@ import platform
 import sys
 import time
 
-from tests.bench import coldstart, idle, jobs, kills, load, panel, stand, streaming
+from tests.bench import coldstart, idle, jobs, kills, load, panel, soak, stand, streaming
 from tests.support.backend import CLONE
 
-BENCHES = (load, streaming, idle, jobs, panel, coldstart, kills)
+BENCHES = (load, streaming, idle, jobs, panel, coldstart, kills, soak)
 
 
 def main() -> int:

@@ -296,7 +296,8 @@ class EndpointControl:
         for worker_id in placement.victims(loads, surplus):
             worker = self.workers[worker_id]
             self.queue.withdraw(worker_id)
-            if worker.state == "idle" and self._room_to_park():
+            # one that holds a GPU would go on holding it
+            if worker.state == "idle" and worker.record.gpu is None and self._room_to_park():
                 kept = span(self.park_s())
                 worker.park(f"parked after {idle} s without work: it is kept for {kept}")
             else:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nbgpu_backend.control.endpoint import EndpointControl
 
 START_TRIES = 3  # starts in a row that may fail before the endpoint is held down
+KILLED_TRIES = 6  # … where they were killed: what kills may be done with it
 CRASHES = 5  # deaths in a row of workers that were ready, without a request answered between
 RETRY_S = 2.0  # after a failed start, and while there is too little memory
 PATIENCE_S = 3.0  # with other programs that hold what would be needed
@@ -87,7 +88,8 @@ class Launcher:
         self._failures += 1
         port_taken = "port" in text and "in use" in text
         hopeless = certain(self._owner.engine, ended) and not port_taken
-        if hopeless or self._failures >= START_TRIES:
+        tries = START_TRIES if ended.signal is None else KILLED_TRIES
+        if hopeless or self._failures >= tries:
             self._failures = 0
             return True
         self._not_before = self._services.clock.elapsed() + RETRY_S * (self._failures - 1)

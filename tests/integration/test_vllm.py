@@ -26,6 +26,7 @@ from nbgpu_backend.providers.local import procfs
 from tests.support.backend import BackendProcess
 from tests.support.crowd import vanish
 from tests.support.shims import Yard
+from tests.support.timeline import Timeline
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.vllm
@@ -262,6 +263,31 @@ def test_200_clients_that_vanish_leave_nothing_running(own: Own, tiny_llama: Pat
     until(quiet, within=5)
     assert own.backend.row("many")["workers"][0]["state"] == "idle"
     own.backend.http.delete("/v2/serverless/many").raise_for_status()
+
+
+def test_a_burst_of_60_has_four_engines_and_then_none(own: Own, tiny_llama: Path) -> None:
+    own.backend.deploy(
+        "burst",
+        workers={"max": 4, "idleTimeout": 1},
+        scaling={"type": "REQUEST_COUNT", "requestCount": 15},
+        nbgpu={
+            "engine": {"name": "vllm", "options": ["--max-num-seqs", "8"]},
+            "model": str(tiny_llama),
+            "policy": {"tiers": ["preimported"]},
+        },
+    )
+    with ThreadPoolExecutor(60) as pool:
+        answers = list(
+            pool.map(
+                lambda _: ask(own.backend, "burst", max_tokens=800, ignore_eos=True), range(60)
+            )
+        )
+    assert [answer.status_code for answer in answers] == [200] * 60
+    until(lambda: own.backend.row("burst")["workers"] == [])
+    seen = Timeline.of(own.backend, "burst", 60, slots=8)
+    assert seen.most_up() == 4 and seen.most_billed() == 4
+    assert seen.waits_beside_room(longer_than_s=0.05) == []
+    assert {record["tier"] for record in seen.records if record["cold"]} == {"preimported"}
 
 
 def test_shutdown_all_leaves_no_process_and_no_shared_memory(own: Own) -> None:

@@ -54,6 +54,7 @@ WAKE_S = 5.0  # a parked engine answers in 0.1 s, or something is wrong with it
 WAKE_POLL_S = 0.005
 # What the kernel ends first when memory is out (proc(5)): what is parked, then a worker; the backend
 # is left at 0, and pods lie between.
+UNREADY_GRACE_S = 2.0
 OOM_PARKED, OOM_WORKER = 900, 500
 
 
@@ -543,7 +544,9 @@ class WorkerControl:
         if grace_s is None:
             while self.held:
                 await asyncio.sleep(POLL_S)
-            grace_s = self._engine.drain_s
+            # what never served has nothing to finish, and some engines hear no TERM while they start
+            served = self.record.ready_us is not None
+            grace_s = self._engine.drain_s if served else UNREADY_GRACE_S
         try:
             await self._services.provider.stop(self.record.name, grace_s)
         except NbgpuError as error:

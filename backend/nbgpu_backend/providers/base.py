@@ -20,7 +20,7 @@ class ParentSpec:
     """
 
     key: str  # of [a-z0-9-]
-    argv: Sequence[str]  # what starts it; the provider adds where it listens and how long it idles
+    argv: Sequence[str]  # python, parent.py and the module; the provider adds --dir and --idle
     env: Mapping[str, str]  # its environment, complete
     idle_s: float  # it ends itself when it has forked nothing for so long
 
@@ -140,7 +140,19 @@ class RelayHost(Protocol):
     async def spool(self, name: str) -> Sequence[Post]: ...
 
 
-class WorkerHost(Protocol):
+class ParentHost(Protocol):
+    """The part of WorkerHost that keeps pre-imported parents; a launch starts them (LaunchSpec.parent)."""
+
+    async def parents(self) -> list[ParentSeen]:
+        """Those that live, also those that are still importing."""
+        ...
+
+    async def stop_parent(self, key: str) -> None:
+        """Return when it has ended; its workers live on. One that does not exist is no error."""
+        ...
+
+
+class WorkerHost(ParentHost, Protocol):
     """The capability to run workers. All calls are coroutines; none blocks the event loop.
 
     Errors: `Unavailable` when a launch fails, with the reason; `NotFound` for an unknown name.

@@ -134,12 +134,18 @@ class Core:
             await self._find_late()
             for name in list(self.orphans):
                 await self._end_orphan(name)
+            await self._stop_parents()
         for control in self.endpoints.all():
             await control.close()
         self.services.webhooks.close()
         self.services.externals.close()
         await self.services.session.close()
         await asyncio.to_thread(self._close_stores)
+
+    async def _stop_parents(self) -> None:
+        provider = self.services.provider
+        found = await provider.parents()
+        await asyncio.gather(*(provider.stop_parent(parent.key) for parent in found))
 
     def _close_stores(self) -> None:
         self.services.state.database.close()

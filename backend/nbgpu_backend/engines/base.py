@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from nbgpu_backend.forking import ParentSpec
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
@@ -61,6 +63,10 @@ class Engine(Protocol):
         ...
 
     def command(self, spec: WorkerSpec) -> EngineCommand: ...
+
+    def parent(self, spec: WorkerSpec) -> ParentSpec | None:
+        """The pre-imported parent that may fork what `command` says; None: it is always exec'ed."""
+        ...
 
     def explain(self, tail: Sequence[str]) -> str:
         """One sentence from the last log lines of an engine that failed; "" if it finds none."""

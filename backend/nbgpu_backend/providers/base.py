@@ -11,18 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-
-@dataclass(frozen=True, slots=True)
-class ParentSpec:
-    """A pre-imported parent: a process that has imported an engine once and forks workers of it.
-
-    There is one per `key`, which covers whatever its imports depend on (engine version, environment).
-    """
-
-    key: str  # of [a-z0-9-]
-    argv: Sequence[str]  # python, parent.py and the module; the provider adds --dir and --idle
-    env: Mapping[str, str]  # its environment, complete
-    idle_s: float  # it ends itself when it has forked nothing for so long
+from nbgpu_backend.forking import ParentSpec as ParentSpec
 
 
 @dataclass(frozen=True, slots=True)

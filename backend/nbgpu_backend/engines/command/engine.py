@@ -18,6 +18,7 @@ from pathlib import Path
 
 from nbgpu_backend.engines.base import EngineCommand, PhaseMarker, WorkerSpec
 from nbgpu_backend.errors import BadOption, BadRequest
+from nbgpu_backend.forking import ParentSpec
 from nbgpu_backend.home import Home
 
 CONCURRENCY = 8
@@ -85,6 +86,9 @@ class CommandEngine:
             **spec.env,
         }
         return EngineCommand(argv, env, key_variable="NBGPU_WORKER_KEY")
+
+    def parent(self, spec: WorkerSpec) -> ParentSpec | None:
+        return None
 
     def explain(self, tail: Sequence[str]) -> str:
         """The last line that names an error; a server of the user's own has no better grammar."""

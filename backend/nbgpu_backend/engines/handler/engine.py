@@ -12,6 +12,7 @@ from nbgpu_backend.engines.base import EngineCommand, PhaseMarker, WorkerSpec
 from nbgpu_backend.engines.handler import failures
 from nbgpu_backend.engines.handler.environment import Environment
 from nbgpu_backend.errors import BadOption, BadRequest, EngineMissing
+from nbgpu_backend.forking import ParentSpec
 from nbgpu_backend.home import Home
 
 RELAY = Path(__file__).parents[2] / "relay.py"
@@ -79,6 +80,9 @@ class HandlerEngine:
             *(str(place.python), "-u", str(spec.model), *spec.options),
         ]
         return EngineCommand(argv, self._env(spec, place), key_variable=None)
+
+    def parent(self, spec: WorkerSpec) -> ParentSpec | None:
+        return None
 
     def explain(self, tail: Sequence[str]) -> str:
         return failures.explain(tail)

@@ -48,8 +48,25 @@ vllm.model_executor.models.llama vllm.model_executor.models.qwen2
 vllm.model_executor.models.qwen3 vllm.model_executor.models.gemma3
 transformers.models.llama transformers.models.auto.tokenization_auto tokenizers
 uvloop uvicorn uvicorn.protocols.http.auto uvicorn.protocols.http.httptools_impl
-uvicorn.lifespan.on
-""".split()
+uvicorn.lifespan.on uvicorn.protocols.websockets.auto
+vllm.renderers.hf vllm.transformers_utils.chat_templates
+vllm.entrypoints.launchers.run_batch vllm.v1.metrics.reader
+vllm.entrypoints.serve.instrumentator.metrics vllm.entrypoints.serve.instrumentator.offline_docs
+vllm.entrypoints.openai.models.api_router vllm.entrypoints.openai.chat_completion.api_router
+vllm.entrypoints.openai.completion.api_router vllm.entrypoints.openai.responses.api_router
+vllm.entrypoints.anthropic.api_router vllm.entrypoints.cohere.api_router
+vllm.entrypoints.generate.api_router vllm.entrypoints.generate.generative_scoring.api_router
+vllm.entrypoints.generate.structured_decisions.api_router
+vllm.entrypoints.serve.lora.api_router vllm.entrypoints.serve.profile.api_router
+vllm.entrypoints.serve.tokenize.api_router vllm.entrypoints.serve.elastic_ep.api_router
+vllm.entrypoints.scale_out.derender.api_router vllm.entrypoints.scale_out.render.api_router
+vllm.entrypoints.scale_out.token_in_token_out.api_router
+vllm.plugins.lora_resolvers.filesystem_resolver vllm.plugins.lora_resolvers.hf_hub_resolver
+vllm.triton_utils.dispatcher vllm.utils.cpu_triton_utils
+vllm.distributed.elastic_ep.elastic_execute vllm.v1.pool.flash_maxsim.flash_maxsim_rerank
+vllm.model_executor.layers.quantization.online.base vllm.v1.core.sched.scheduler
+model_hosting_container_standards.sagemaker setproctitle
+""".split()  # noqa: SIM905
 
 
 def prepare() -> None:

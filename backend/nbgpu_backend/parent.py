@@ -156,7 +156,7 @@ def settle() -> None:
     end = time.monotonic() + SETTLE_S
     while names := threads():
         if time.monotonic() > end:
-            sys.exit(f"prepare() left threads behind ({'; '.join(names)}): nothing can be forked")
+            raise RuntimeError(f"prepare() left threads behind: {'; '.join(names)}")
         time.sleep(0.02)
 
 
@@ -441,6 +441,26 @@ class Fork:
             os._exit(NO_EXEC)
 
 
+def leave(code: int) -> NoReturn:
+    """End at once. Threads that the imports began would be waited for, perhaps for ever."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def imported(path: str) -> ModuleType:
+    gc.disable()  # until the fork: a collection would leave holes that each engine has to copy
+    try:
+        module = load(path)
+        module.prepare()
+        settle()
+    except BaseException:
+        traceback.print_exc()
+        leave(1)
+    gc.freeze()
+    return module
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Fork workers of an engine imported once.")
     parser.add_argument("--dir", required=True)
@@ -466,11 +486,7 @@ def main() -> int:
     state = describe()
     write_whole("state.json", state)
     signal.alarm(START_S)
-    gc.disable()  # until the fork: a collection would leave holes that each engine has to copy
-    module = load(path)
-    module.prepare()
-    settle()
-    gc.freeze()
+    module = imported(path)
     signal.alarm(0)
     parent = Parent(state, given.idle, opened() - {0, 1, 2, held})
     state["ready_s"] = round(time.monotonic() - began, 3)
@@ -478,7 +494,7 @@ def main() -> int:
     print(f"ready after {state['ready_s']} s", flush=True)
     asked = parent.serve()
     if asked is None:
-        return 0
+        leave(0)
     # the stack is unwound: from here to its end this is a process like any other
     del parent
     return int(module.run(asked.argv) or 0)

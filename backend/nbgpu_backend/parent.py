@@ -50,7 +50,7 @@ START_S = 600  # an import that hangs must not hold its memory for ever
 SETTLE_S = 5.0  # threads that the imports used may take so long to end
 LINE_LIMIT = 16 << 20
 LOG_LIMIT = 1 << 20
-LOCK_S = 1.0  # whoever probes the lock holds it for a moment
+LOCK_S = 0.2  # whoever probes the lock holds it for a moment
 OURS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LIBC = ctypes.CDLL(None, use_errno=True)
 

@@ -437,7 +437,8 @@ async def test_what_the_shim_refuses_is_refused(home: Yard, host: LocalProvider)
     await up(host, spec(home))
     with pytest.raises(Conflict, match="lock is held"):
         await host.launch(spec(home))
-    assert len([row for row in procfs.processes() if row.ppid == (await only(host)).pid]) == 1
+    seen = await only(host)
+    until(lambda: [row.state for row in procfs.processes() if row.ppid == seen.pid] == ["S"])
 
 
 async def test_the_log_of_a_parent_tells_why(home: Yard, host: LocalProvider) -> None:

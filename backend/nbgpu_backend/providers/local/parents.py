@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nbgpu_backend.clock import boot_id
-from nbgpu_backend.errors import DiskError
+from nbgpu_backend.errors import DiskError, Unavailable
 from nbgpu_backend.home import Home
 from nbgpu_backend.providers.base import ParentSeen, ParentSpec
 from nbgpu_backend.providers.local import procfs, records
@@ -113,15 +113,19 @@ class Parents:
             return
         with contextlib.suppress(NoAnswer):
             await ask(folder, {"op": "stop"}, STATUS_S)
-        for number, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, KILLED_S)):
-            await asyncio.to_thread(_signal, folder, number)
-            end = time.monotonic() + patience_s
-            while await asyncio.to_thread(_held, folder):
-                if time.monotonic() > end:
-                    break
-                await asyncio.sleep(0.01)
-            else:
-                break
+        began = time.monotonic()
+        while await asyncio.to_thread(_held, folder):
+            late = time.monotonic() - began
+            if late > GRACE_S + KILLED_S:
+                raise Unavailable(
+                    f"The pre-imported parent {key} was killed but has not ended.",
+                    "A process in a blocked system call (a hung disk) ends only with it.",
+                )
+            # again and again: one that lost the race for the lock may have it now
+            await asyncio.to_thread(
+                _signal, folder, signal.SIGKILL if late > GRACE_S else signal.SIGTERM
+            )
+            await asyncio.sleep(0.02)
         self._reap()
         if (task := self._starting.get(key)) is not None:
             with contextlib.suppress(_Unready):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,12 @@ from nbgpu_backend.providers.local import procfs
 from nbgpu_backend.providers.local.provider import LocalProvider
 
 from tests.support.ports import free_port
+from tests.support.shared_memory import SHM, abandoned
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.vllm
 
 KEY = "a-key"
-SHM = Path("/dev/shm")
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Stand:
         self.engine, self.model = VllmEngine(home), model
         self.host = LocalProvider(home, SystemClock())
         self.home, self.number = home, 0
-        self.shm_before = set(os.listdir(SHM))
+        self.shm_before = frozenset(os.listdir(SHM))
 
     async def launch(self, *options: str, **env: str) -> Worker:
         self.number += 1
@@ -99,19 +99,30 @@ class Stand:
         async with asyncio.timeout(120):
             return await self.host.wait(worker.name)
 
+    async def end(self) -> None:
+        for seen in await self.host.list_owned("t"):
+            if seen.state == "running":
+                await self.host.stop(seen.name, 5.0)
+        for parent in await self.host.parents():
+            await self.host.stop_parent(parent.key)
+
     def shared_memory(self) -> list[str]:
-        return [name for name in os.listdir(SHM) if name not in self.shm_before]
+        return abandoned(self.shm_before)
 
 
 @pytest.fixture(scope="module")
-async def stand(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> AsyncIterator[Stand]:
+def shared(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Iterator[Stand]:
     made = Stand(Home(tmp_path_factory.mktemp("parent") / "home"), tiny_llama)
     yield made
-    for seen in await made.host.list_owned("t"):
-        if seen.state == "running":
-            await made.host.stop(seen.name, 5.0)
-    for parent in await made.host.parents():
-        await made.host.stop_parent(parent.key)
+    made.host = LocalProvider(made.home, SystemClock())
+    asyncio.run(made.end())
+
+
+@pytest.fixture
+def stand(shared: Stand) -> Stand:
+    """Each test has a provider of its own, as after a restart; the parent lives on between them."""
+    shared.host = LocalProvider(shared.home, SystemClock())
+    return shared
 
 
 async def test_two_at_once_from_one_parent_answer(stand: Stand) -> None:

@@ -52,6 +52,11 @@ class Home:
         return self.root / "instances"
 
     @property
+    def parents(self) -> Path:
+        """Pre-imported parents, a folder each."""
+        return self.root / "parents"
+
+    @property
     def jobs(self) -> Path:
         """Inputs and outputs of jobs that are too large for the database."""
         return self.root / "jobs"

@@ -12,7 +12,6 @@ import shutil
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from nbgpu_backend.providers.local import procfs
 
 from tests.support.backend import BackendProcess
 from tests.support.crowd import vanish
+from tests.support.shared_memory import SHM, abandoned
 from tests.support.shims import Yard
 from tests.support.timeline import Timeline
 from tests.support.waiting import until
@@ -32,7 +32,6 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.vllm
 
 CONTEXT = 384  # tokens, of `short`
-SHM = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -307,21 +306,6 @@ def sessions(backend: BackendProcess) -> set[int]:
     """The sessions of all living processes that have this home in their environment."""
     mine = set(Yard(backend.home.root).everything())
     return {row.session for row in procfs.processes() if row.alive and row.pid in mine}
-
-
-def abandoned(before: frozenset[str]) -> list[str]:
-    """Shared memory that came since and that no process holds: a neighbour's is mapped by it."""
-    mapped: set[int] = set()  # inodes: a semaphore is mapped before it has its name
-    for row in procfs.processes():
-        with suppress(OSError):  # it went while we looked
-            lines = Path(f"/proc/{row.pid}/maps").read_text(errors="replace").splitlines()
-            mapped |= {int(line.split()[4]) for line in lines if f"{SHM}/" in line}
-    left = []
-    for path in SHM.iterdir():
-        with suppress(FileNotFoundError):
-            if path.name not in before and path.stat().st_ino not in mapped:
-                left.append(path.name)
-    return left
 
 
 def living_sessions() -> set[int]:

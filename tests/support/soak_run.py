@@ -123,9 +123,10 @@ class Soak:
         for name in dict.fromkeys(self.names):
             until(lambda n=name: self._at_rest(n), within=CALM_S)  # type: ignore[misc]
         for name in dict.fromkeys(self.names):
-            state = self.backend.row(name)["state"]
-            if state not in ("asleep",):
-                self.outcome.wrong.append(f"{name} ended up {state}")
+            row = self.backend.row(name)
+            # one whose starts were killed again and again is given up, and says so
+            if row["state"] != "asleep" and "killed by signal" not in row["reason"]:
+                self.outcome.wrong.append(f"{name} ended up {row['state']}: {row['reason']}")
             table = self.backend.get(f"/nbgpu/v1/metrics/ledger?endpoint={name}")["columns"]
             bills = [
                 i for i, e in zip(table["instance"], table["ended_us"], strict=True) if e is None

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+PARENT = Path(__file__).parents[1] / "parent.py"  # what runs there
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import nbgpu_backend
-from nbgpu_backend.domain.parents import ParentSpec
+from nbgpu_backend.domain.parents import PARENT, ParentSpec
 from nbgpu_backend.engines.base import EngineCommand, PhaseMarker, WorkerSpec
 from nbgpu_backend.engines.vllm import failures, options, sizing
 from nbgpu_backend.engines.vllm.environment import VERSION, Environment
@@ -20,14 +19,6 @@ from nbgpu_backend.home import Home
 
 CONCURRENCY = 30  # what RunPod's vLLM workers take at a time
 DRAIN_S = 30
-PARENT_IDLE_S = 1800.0
-PARENT = Path(nbgpu_backend.__file__).with_name("parent.py")
-PREIMPORT = Path(__file__).with_name("preimport.py")
-# Variables that vLLM, torch and what they import look at when they are imported.
-READ_AT_IMPORT = (
-    "VLLM_", "TORCH", "PYTORCH", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "OMP_", "MKL_", "KMP_",
-    "OPENBLAS_", "ATEN_", "LD_", "PYTHON", "MALLOC_", "CUDA", "NCCL_", "GLOO_", "RAY_", "NUM",
-)  # fmt: skip
 
 # Log lines of vLLM 0.32 that end a phase of its start.
 PHASES = (
@@ -36,6 +27,12 @@ PHASES = (
     PhaseMarker("weights", re.compile(r"Loading weights took ")),
     PhaseMarker("kv", re.compile(r"init engine \(.*\) took ")),
 )
+
+
+PARENT_IDLE_S = 1800.0
+OF_A_WORKER = frozenset({"HOME", "OMP_NUM_THREADS"})
+# Read when the threads of OpenMP and OpenBLAS are made: a forked process cannot make up for that.
+THREADS = ("OMP_", "GOMP_", "KMP_", "OPENBLAS_NUM_")
 
 
 class VllmEngine:
@@ -99,17 +96,23 @@ class VllmEngine:
         return EngineCommand(argv, self._env(spec), key_variable="VLLM_API_KEY")
 
     def parent(self, spec: WorkerSpec) -> ParentSpec | None:
-        """One for each environment that its imports depend on; None where the user's own variables may
-        be among these."""
-        if any(name.startswith(READ_AT_IMPORT) for name in spec.env):
+        """One for each installed vLLM and each set of variables.
+
+        Whatever the user sets may be read at import, so that it belongs to the parent's environment
+        and to its key. A worker's own are HOME and its number of threads, which preimport.py sets.
+        """
+        if any(_needs_exec(name, value) for name, value in spec.env.items()):
             return None
-        env = self._env(replace(spec, env={}))
-        env.pop("OMP_NUM_THREADS")  # set by a call in each worker
-        argv = [str(self._environment.python), str(PARENT), str(PREIMPORT)]
-        sources = [PARENT.read_bytes(), PREIMPORT.read_bytes()]
-        seed = json.dumps([argv, env, [hashlib.sha256(s).hexdigest() for s in sources]])
-        key = f"vllm-{hashlib.sha256(seed.encode()).hexdigest()[:12]}"
-        return ParentSpec(key, argv, env, PARENT_IDLE_S)
+        shared = {key: value for key, value in spec.env.items() if key not in OF_A_WORKER}
+        env = {**self._env(replace(spec, env=shared)), "OMP_NUM_THREADS": "1"}
+        programs = (PARENT, Path(__file__).with_name("preimport.py"))
+        argv = [str(self._environment.python), *(str(program) for program in programs)]
+        digest = hashlib.sha256(
+            json.dumps([argv, env, self._environment.engine_json()], sort_keys=True).encode()
+        )
+        for program in programs:
+            digest.update(program.read_bytes())
+        return ParentSpec(f"vllm-{digest.hexdigest()[:16]}", argv, env, PARENT_IDLE_S)
 
     def explain(self, tail: Sequence[str]) -> str:
         return failures.explain(tail)
@@ -137,6 +140,14 @@ class VllmEngine:
         if coretype := os.environ.get("OPENBLAS_CORETYPE"):
             env["OPENBLAS_CORETYPE"] = coretype
         return {**env, **spec.env}
+
+
+def _needs_exec(name: str, value: str) -> bool:
+    """Whether this variable of the user's has its effect only in a process of its own."""
+    if name == "VLLM_CPU_OMP_THREADS_BIND":
+        return value != "nobind"
+    threads = name.startswith(THREADS) and name not in OF_A_WORKER
+    return threads or name == "VLLM_WORKER_MULTIPROC_METHOD"
 
 
 def _defaults(given: Sequence[str]) -> list[str]:

@@ -1,115 +1,161 @@
-"""What a pre-imported parent does for vLLM (see parent.py); runs under the engine's own Python.
+"""vLLM's module for a pre-imported parent (see parent.py): runs with the engine's own Python.
 
-`vllm serve` on a processor starts two processes, the API server and the engine core, and each imports
-for some 7 s. Here both are forked from one that has imported. What vLLM 0.32 needs for that:
+Written for vLLM 0.32 on CPUs. What it relies on and does not find makes `prepare` fail, and with it
+the parent: workers are then started plainly. Everything that vLLM imports beyond the list below it
+imports later, as ever; that costs time and nothing else.
 
-- it forces its children to be spawned on processors; that is undone, after it has set up the rest;
-- OpenMP's environment comes too late for a runtime that is loaded: threads are set by a call, in the
-  engine core alone (a forked process must not use a pool that its parent has used);
-- the engine core has no notice of the API server's death: it asks the kernel for one;
-- the kernel is asked for AMX once; children inherit the permission;
-- it looks at a model's class in a process of its own, which imports for 7 s, lest CUDA be touched; on
-  processors it can look where it is;
-- the tracker of shared memory must be the API server's child: vLLM kills the engine core's whole tree.
+What a forked worker would otherwise lack, compared with `vllm serve` in a process of its own:
+
+- The processes below the API server are forked too; CpuPlatform asks for spawn, which imports again.
+- vLLM looks at a model's class in a process of its own, lest CUDA be touched, and that one imports
+  for 7 s; on a processor it can look where it is.
+- OpenMP has read OMP_NUM_THREADS when the parent was loaded (1, so that it has no threads to lose):
+  EngineCore sets the worker's own number by a call. Earlier would be wrong: libgomp's threads do
+  not survive the fork of EngineCore.
+- The kernel grants AMX to a process that asks and to its children; vLLM's attention does not ask.
+- EngineCore does not notice that the API server was killed. The kernel tells it.
+- The tracker of shared memory must be a child of the API server: with EngineCore's tree it would be
+  killed at the end, and leave segments in /dev/shm.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib
+import multiprocessing
 import os
+import re
 import signal
 import sys
+from collections.abc import Callable
+from multiprocessing import resource_tracker
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
-MODULES = [
-    "vllm.entrypoints.cli.main",
-    "vllm.entrypoints.cli.serve",
-    "vllm.entrypoints.launchers.api_server.entry",
-    "vllm.entrypoints.launchers.cli_args",
-    "vllm.v1.engine.async_llm",
-    "vllm.v1.engine.core",
-    "vllm.v1.engine.core_client",
-    "vllm.v1.executor.multiproc_executor",
-    "vllm.v1.executor.uniproc_executor",
-    "vllm.v1.worker.cpu_worker",
-    "vllm.v1.worker.cpu_model_runner",
-    "vllm.v1.attention.backends.cpu_attn",
-    "vllm.model_executor.model_loader.default_loader",
-    "uvloop",
-    "uvicorn",
-    "uvicorn.protocols.http.auto",
-    "uvicorn.protocols.http.httptools_impl",
-    "uvicorn.lifespan.on",
-    "transformers.models.auto.tokenization_auto",
-    "tokenizers",
-]
-# of the commonest models; one that is missing is imported when it is asked for
-MODELS = [
-    "vllm.model_executor.models.llama",
-    "vllm.model_executor.models.qwen2",
-    "vllm.model_executor.models.qwen3",
-    "vllm.model_executor.models.gemma3",
-    "transformers.models.llama",
-]
+
+# What API server, EngineCore and worker have imported once they are ready; the largest come first.
+MODULES = """
+torch transformers
+vllm.entrypoints.cli.main
+vllm.entrypoints.cli.openai vllm.entrypoints.cli.serve vllm.entrypoints.cli.launch
+vllm.entrypoints.cli.benchmark.main vllm.entrypoints.cli.collect_env
+vllm.entrypoints.cli.download_kernels vllm.entrypoints.cli.preload
+vllm.entrypoints.cli.run_batch vllm.entrypoints.cli.snapshot
+vllm.entrypoints.launchers.api_server.entry vllm.entrypoints.launchers.cli_args
+vllm.v1.engine.async_llm vllm.v1.engine.core vllm.v1.engine.core_client
+vllm.v1.executor.multiproc_executor vllm.v1.executor.uniproc_executor
+vllm.v1.worker.cpu_worker vllm.v1.worker.cpu_model_runner
+vllm.v1.attention.backends.cpu_attn vllm.model_executor.model_loader.default_loader
+vllm.model_executor.models.llama vllm.model_executor.models.qwen2
+vllm.model_executor.models.qwen3 vllm.model_executor.models.gemma3
+transformers.models.llama transformers.models.auto.tokenization_auto tokenizers
+uvloop uvicorn uvicorn.protocols.http.auto uvicorn.protocols.http.httptools_impl
+uvicorn.lifespan.on uvicorn.protocols.websockets.auto
+vllm.renderers.hf vllm.transformers_utils.chat_templates
+vllm.entrypoints.launchers.run_batch vllm.v1.metrics.reader
+vllm.entrypoints.serve.instrumentator.metrics vllm.entrypoints.serve.instrumentator.offline_docs
+vllm.entrypoints.openai.models.api_router vllm.entrypoints.openai.chat_completion.api_router
+vllm.entrypoints.openai.completion.api_router vllm.entrypoints.openai.responses.api_router
+vllm.entrypoints.anthropic.api_router vllm.entrypoints.cohere.api_router
+vllm.entrypoints.generate.api_router vllm.entrypoints.generate.generative_scoring.api_router
+vllm.entrypoints.generate.structured_decisions.api_router
+vllm.entrypoints.serve.lora.api_router vllm.entrypoints.serve.profile.api_router
+vllm.entrypoints.serve.tokenize.api_router vllm.entrypoints.serve.elastic_ep.api_router
+vllm.entrypoints.scale_out.derender.api_router vllm.entrypoints.scale_out.render.api_router
+vllm.entrypoints.scale_out.token_in_token_out.api_router
+vllm.plugins.lora_resolvers.filesystem_resolver vllm.plugins.lora_resolvers.hf_hub_resolver
+vllm.triton_utils.dispatcher vllm.utils.cpu_triton_utils
+vllm.distributed.elastic_ep.elastic_execute vllm.v1.pool.flash_maxsim.flash_maxsim_rerank
+vllm.model_executor.layers.quantization.online.base vllm.v1.core.sched.scheduler
+model_hosting_container_standards.sagemaker setproctitle
+""".split()  # noqa: SIM905
 
 
 def prepare() -> None:
-    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    """Import, and change what stands in the way of forks. Raises what tells why it cannot."""
     for name in MODULES:
         importlib.import_module(name)
-    for name in MODELS:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            print(f"{name} is not there: {error}", flush=True)
-    torch = importlib.import_module("torch")
+    torch: Any = sys.modules["torch"]
     torch.set_num_threads(1)
-    if hasattr(torch.cpu, "_init_amx"):
-        torch.cpu._init_amx()
-    _keep_forking()
-    _wrap_engine_core()
+    _ask_for_amx(torch)
+    _fork_again()
+    _within_engine_core(torch)
     _look_at_models_here()
 
 
 def run(argv: list[str]) -> int:
-    """`argv` is that of the `vllm` command; sys.argv is set to it."""
-    tracker = importlib.import_module("multiprocessing.resource_tracker")
-    tracker.ensure_running()
-    importlib.import_module("vllm.entrypoints.cli.main").main()
-    return 0
+    """`vllm serve …`; the environment and sys.argv are the worker's already."""
+    # these were drawn once, for all workers
+    multiprocessing.current_process().authkey = os.urandom(32)
+    sys.modules["numpy"].random.seed()
+    resource_tracker.ensure_running()
+    sys.argv[0] = re.sub(r"(-script\.pyw|\.exe)?$", "", argv[0])
+    return int(sys.modules["vllm.entrypoints.cli.main"].main() or 0)
 
 
-def _keep_forking() -> None:
-    """Undo the choice of spawn, and keep the rest of what is set up with it."""
-    platform = importlib.import_module("vllm.platforms.cpu").CpuPlatform
-    original = platform.check_and_update_config.__func__
+def _ask_for_amx(torch: Any) -> None:
+    if torch.cpu._is_amx_tile_supported():
+        torch.cpu._init_amx()
+
+
+def _fork_again() -> None:
+    platform = sys.modules["vllm.platforms.cpu"].CpuPlatform
+    check = platform.check_and_update_config.__func__
 
     def check_and_update_config(cls: Any, vllm_config: Any) -> None:
-        original(cls, vllm_config)
-        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+        check(cls, vllm_config)
+        if os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn" and not _must_spawn(vllm_config):
+            os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
 
     platform.check_and_update_config = classmethod(check_and_update_config)
 
 
-def _wrap_engine_core() -> None:
-    process = importlib.import_module("vllm.v1.engine.core").EngineCoreProc
-    original = process.run_engine_core
-
-    def run_engine_core(*given: Any, **named: Any) -> Any:
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:
-            sys.exit(1)
-        torch = importlib.import_module("torch")
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
-        return original(*given, **named)
-
-    process.run_engine_core = staticmethod(run_engine_core)
-
-
 def _look_at_models_here() -> None:
     registry: Any = importlib.import_module("vllm.model_executor.models.registry")
-    registry._run_in_subprocess  # noqa: B018  a vLLM without it is not the one that is known here
+    if not callable(registry._run_in_subprocess):
+        raise AttributeError("_run_in_subprocess")
     registry._run_in_subprocess = lambda look: look()
+
+
+def _must_spawn(vllm_config: Any) -> bool:
+    """vLLM refuses the one and warns of the other in forked processes."""
+    model = vllm_config.model_config
+    if model is None:
+        return False
+    shared = getattr(model.multimodal_config, "mm_tensor_ipc", "") == "torch_shm"
+    return bool(shared or model.architecture == "WhisperForConditionalGeneration")
+
+
+def _within_engine_core(torch: Any) -> None:
+    core = sys.modules["vllm.v1.engine.core"].EngineCoreProc
+    core.run_engine_core = staticmethod(
+        _first(core.run_engine_core, lambda: _begin_engine_core(torch))
+    )
+    worker = sys.modules["vllm.v1.executor.multiproc_executor"].WorkerProc
+    worker.worker_main = staticmethod(_first(worker.worker_main, lambda: _set_threads(torch)))
+
+
+def _first(function: Callable[..., Any], begin: Callable[[], None]) -> Callable[..., Any]:
+    def with_beginning(*args: Any, **kwargs: Any) -> Any:
+        begin()
+        return function(*args, **kwargs)
+
+    return with_beginning
+
+
+def _begin_engine_core(torch: Any) -> None:
+    parent = multiprocessing.parent_process()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if parent is not None and os.getppid() != parent.pid:
+        os._exit(1)  # it had died before the kernel knew
+    _set_threads(torch)
+
+
+def _set_threads(torch: Any) -> None:
+    """As OpenMP reads OMP_NUM_THREADS: a number, or a list of which the first counts."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    torch.set_num_threads(int(first) if first.isdecimal() and int(first) else _cores())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,8 @@ from nbgpu_backend.providers.base import (
     Relay,
 )
 from nbgpu_backend.providers.local import procfs, records
-from nbgpu_backend.providers.local.parents import NoParent, Parents, Unsure
+from nbgpu_backend.providers.local.locks import probe
+from nbgpu_backend.providers.local.parents import Forked, Parents
 from nbgpu_backend.providers.local.records import State
 from nbgpu_backend.providers.local.relay_client import RelayClient, read_spool
 from nbgpu_backend.providers.local.shim_client import NoAnswer, ShimClient
@@ -51,11 +50,12 @@ class LocalProvider:
     def __init__(self, home: Home, clock: Clock) -> None:
         self._home = home
         self._clock = clock
-        self._parents = Parents(home.root / "parents")
+        self._parents = Parents(home)
 
     async def launch(self, spec: LaunchSpec) -> Launched:
-        """Return once the engine has been exec'ed.
+        """Return once the engine has been exec'ed, or forked by its pre-imported parent.
 
+        Where a parent is asked for and cannot serve, it is exec'ed and `fell_back` says why.
         Raises Conflict for a name that exists, DiskError when its folder cannot be written, and
         Unavailable with the reason when the engine cannot be exec'ed. With the code
         `launch_timeout` the instance may still come up: look among `list_owned` before a retry.
@@ -72,29 +72,17 @@ class LocalProvider:
             "meta": dict(spec.meta),
             "oom_score_adj": spec.oom_score_adj,
         }
-        fell_back = ""
-        if spec.parent is not None:
-            try:
-                forked = await self._parents.fork(
-                    spec.parent, SHIM, folder, document, self._shim_env()
-                )
-                return _launched(spec, folder, forked.line, "preimported", parent_s=forked.waited_s)
-            except NoParent as error:
-                fell_back = str(error)
-            except Unsure as error:
-                raise Unavailable(
-                    f"The start of {spec.name} was not confirmed: {error}.",
-                    "It may still come up; see whether the disk or the memory is exhausted.",
-                    code="launch_timeout",
-                ) from None
-        line = await self._exec(spec, folder, json.dumps(document).encode())
-        return _launched(spec, folder, line, "plain", fell_back=fell_back)
-
-    async def _exec(self, spec: LaunchSpec, folder: Path, document: bytes) -> dict[str, Any]:
-        """The line of a shim that was started for it."""
+        forked, line = Forked(), None
         try:
-            done = await asyncio.to_thread(self._run_shim, folder, document)
-        except subprocess.TimeoutExpired:
+            if spec.parent is not None:
+                command = {"python": sys.executable, "shim": str(SHIM), "env": self._shim_env()}
+                request = {"op": "fork", **command, "folder": str(folder), "spec": document}
+                forked = await self._parents.fork(spec.parent, folder, request, LAUNCH_S)
+                line = forked.line
+            if line is None:
+                data = json.dumps(document).encode()
+                line = await asyncio.to_thread(self._run_shim, folder, data)
+        except (TimeoutError, subprocess.TimeoutExpired):
             raise Unavailable(
                 f"The start of {spec.name} was not confirmed within {LAUNCH_S:.0f} s.",
                 "It may still come up; see whether the disk or the memory is exhausted.",
@@ -105,11 +93,23 @@ class LocalProvider:
                 f"No process could be started for {spec.name}: {error.strerror}.",
                 "Free some memory or end other processes.",
             ) from None
-        try:
-            line: dict[str, Any] = json.loads(done.stdout)
-        except ValueError:
-            line = {"error": done.stderr.decode("utf-8", "replace").strip()[-500:] or "no answer"}
-        return line
+        if "error" in line:
+            raise _launch_error(spec, folder, line)
+        return Launched(
+            spec.name,
+            line["pid"],
+            line["shim"],
+            line["started_us"],
+            tier="plain" if forked.line is None else "preimported",
+            fell_back=forked.fell_back,
+            parent_s=forked.waited_s,
+        )
+
+    async def parents(self) -> list[ParentSeen]:
+        return await self._parents.list()
+
+    async def stop_parent(self, key: str) -> None:
+        await self._parents.stop(key)
 
     async def observe(self, name: str) -> Observed:
         """What the instance is now. Finds a killed shim, and ends what it left."""
@@ -213,12 +213,6 @@ class LocalProvider:
         """None: the engines that run here are editions for processors."""
         return ()
 
-    async def parents(self) -> Sequence[ParentSeen]:
-        return await self._parents.seen()
-
-    async def stop_parent(self, key: str) -> None:
-        await self._parents.stop(key)
-
     # below: what blocks, called in threads
 
     def _folder(self, name: str) -> Path:
@@ -246,8 +240,11 @@ class LocalProvider:
             raise _unknown(name)
         return seen
 
-    def _run_shim(self, folder: Path, document: bytes) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
+    def _shim_env(self) -> dict[str, str]:
+        return {"NBGPU_HOME": str(self._home.root), "PATH": MINIMAL_PATH}
+
+    def _run_shim(self, folder: Path, document: bytes) -> dict[str, Any]:
+        done = subprocess.run(
             [sys.executable, "-I", "-S", "-E", str(SHIM), str(folder)],
             input=document,
             capture_output=True,
@@ -257,9 +254,12 @@ class LocalProvider:
             timeout=LAUNCH_S,
             check=False,
         )
-
-    def _shim_env(self) -> dict[str, str]:
-        return {"NBGPU_HOME": str(self._home.root), "PATH": MINIMAL_PATH}
+        try:
+            line: dict[str, Any] = json.loads(done.stdout)
+        except ValueError:
+            said = done.stderr.decode("utf-8", "replace").strip()[-500:]
+            return {"error": said or "no answer"}
+        return line
 
     def _look(self, name: str, folder: Path) -> Observed | None:
         """None while the lock is held and there is no exit.json."""
@@ -267,7 +267,7 @@ class LocalProvider:
             return Observed(name, "gone")
         if (ended := records.read_exit(folder)) is not None:
             return _ended(name, records.read_state(folder), ended)
-        with _lock(folder) as free:
+        with probe(folder) as free:
             if not free:
                 return None
             state = records.read_state(folder)
@@ -286,7 +286,7 @@ class LocalProvider:
         folder = self._home.instances / name
         end = time.monotonic() + SETTLE_S
         while True:
-            with _lock(folder) as free:
+            with probe(folder) as free:
                 if free or not folder.is_dir():
                     away = folder.with_name(f".{name}.{os.getpid()}")
                     with suppress(FileNotFoundError):
@@ -307,36 +307,10 @@ class LocalProvider:
             if entry.name.startswith(f".{prefix}"):
                 with suppress(OSError):
                     if time.time() - entry.stat().st_mtime > STALE_S:
-                        with _lock(Path(entry.path)) as free:
+                        with probe(Path(entry.path)) as free:
                             if free:
                                 shutil.rmtree(entry.path, ignore_errors=True)
         return [entry.name for entry in entries if entry.name.startswith(prefix) and entry.is_dir()]
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Hold the instance's lock if it is free; the shim's life is what it proves."""
-    try:
-        fd = os.open(folder / "lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except (FileNotFoundError, NotADirectoryError):
-        yield True  # the folder went; the caller looks again
-        return
-    except OSError as error:
-        raise DiskError(
-            f"{folder / 'lock'} cannot be opened: {error.strerror}.",
-            "See that NBGPU_HOME is yours, and that its disk is neither full nor broken.",
-        ) from None
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN):
-                raise
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(fd)
 
 
 def _pss(folders: Mapping[str, Path]) -> dict[str, int]:
@@ -389,22 +363,6 @@ def _generation(name: str) -> int:
 
 def _unknown(name: str) -> NotFound:
     return NotFound(f"There is no instance {name!r} on this machine.", instance=name)
-
-
-def _launched(
-    spec: LaunchSpec,
-    folder: Path,
-    line: dict[str, Any],
-    tier: str,
-    *,
-    fell_back: str = "",
-    parent_s: float = 0.0,
-) -> Launched:
-    if "error" in line:
-        raise _launch_error(spec, folder, line)
-    return Launched(
-        spec.name, line["pid"], line["shim"], line["started_us"], tier, fell_back, parent_s
-    )
 
 
 def _launch_error(spec: LaunchSpec, folder: Path, line: dict[str, object]) -> NbgpuError:

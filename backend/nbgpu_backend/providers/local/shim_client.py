@@ -1,4 +1,4 @@
-"""One question to a shim: a connection of its own, one line there, one line back."""
+"""One question to a shim (or a parent): a connection of its own, one line there, one line back."""
 
 from __future__ import annotations
 
@@ -15,6 +15,41 @@ class NoAnswer(Exception):
     """The shim is dead, is about to be, or is stopped. The lock tells which."""
 
 
+class Late(NoAnswer):
+    """It was asked and did not answer in time: it may yet do what it was asked for."""
+
+
+async def ask(folder: Path, request: dict[str, Any], timeout_s: float | None) -> dict[str, Any]:
+    """The answer of whoever listens on `folder`/sock. Raises NoAnswer, and nothing else."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            line = await _exchange(folder, json.dumps(request).encode() + b"\n")
+        answer = json.loads(line)
+    except TimeoutError as error:
+        raise Late(str(error)) from None
+    except (OSError, ValueError) as error:
+        raise NoAnswer(str(error)) from None
+    if not isinstance(answer, dict):
+        raise NoAnswer("an answer that is no object")
+    return answer
+
+
+async def _exchange(place: Path, line: bytes) -> bytes:
+    folder = os.open(place, os.O_PATH | os.O_DIRECTORY)
+    try:
+        # the path of a socket has 107 bytes at most, a folder's any number
+        path = f"/proc/self/fd/{folder}/sock"
+        reader, writer = await asyncio.open_unix_connection(path, limit=1 << 20)
+    finally:
+        os.close(folder)
+    try:
+        writer.write(line)
+        await writer.drain()
+        return await reader.readline()  # b"" when it went: no JSON
+    finally:
+        writer.close()
+
+
 class ShimClient:
     """`folder` is the instance's. Raises NoAnswer, and nothing else."""
 
@@ -23,48 +58,21 @@ class ShimClient:
 
     async def status(self) -> dict[str, Any]:
         """state.json with lease_s (seconds left), stopping (a reason, or None) and paused."""
-        return await self._ask({"op": "status"}, ANSWER_S)
+        return await ask(self._folder, {"op": "status"}, ANSWER_S)
 
     async def renew(self, ttl_s: float) -> bool:
         """False when the instance is already ending."""
-        return "error" not in await self._ask({"op": "renew", "ttl_s": ttl_s}, ANSWER_S)
+        return "error" not in await ask(self._folder, {"op": "renew", "ttl_s": ttl_s}, ANSWER_S)
 
     async def pause(self, stop: bool, oom_score_adj: int) -> bool:
         """Stop the process group, or let it go on. False when the instance is already ending."""
-        op = "pause" if stop else "resume"
-        answer = await self._ask({"op": op, "oom_score_adj": oom_score_adj}, ANSWER_S)
-        return "error" not in answer
+        request = {"op": "pause" if stop else "resume", "oom_score_adj": oom_score_adj}
+        return "error" not in await ask(self._folder, request, ANSWER_S)
 
     async def stop(self, grace_s: float) -> dict[str, Any]:
         """The exit record, when no process is left."""
-        return await self._ask({"op": "stop", "grace_s": grace_s}, None)
+        return await ask(self._folder, {"op": "stop", "grace_s": grace_s}, None)
 
     async def wait(self) -> dict[str, Any]:
         """The exit record, when no process is left."""
-        return await self._ask({"op": "wait"}, None)
-
-    async def _ask(self, request: dict[str, Any], timeout_s: float | None) -> dict[str, Any]:
-        try:
-            async with asyncio.timeout(timeout_s):
-                line = await self._exchange(json.dumps(request).encode() + b"\n")
-            answer = json.loads(line)
-        except (OSError, ValueError) as error:  # TimeoutError is an OSError
-            raise NoAnswer(str(error)) from None
-        if not isinstance(answer, dict):
-            raise NoAnswer("an answer that is no object")
-        return answer
-
-    async def _exchange(self, line: bytes) -> bytes:
-        folder = os.open(self._folder, os.O_PATH | os.O_DIRECTORY)
-        try:
-            # the path of a socket has 107 bytes at most, a folder's any number
-            path = f"/proc/self/fd/{folder}/sock"
-            reader, writer = await asyncio.open_unix_connection(path, limit=1 << 20)
-        finally:
-            os.close(folder)
-        try:
-            writer.write(line)
-            await writer.drain()
-            return await reader.readline()  # b"" when the shim went: no JSON
-        finally:
-            writer.close()
+        return await ask(self._folder, {"op": "wait"}, None)

@@ -68,7 +68,7 @@ def test_charts_are_text_and_a_picture(api: Api, nbgpu: Any, tmp_path: Path) -> 
         (["deploy", "M", "--env", "HF_TOKEN=1"], 2, "looks like a secret"),
         (["stop", "chat"], 1, "There is no endpoint chat. See them with: nbgpu ls"),
         (["shutdown", "--all"], 2, "Add --yes"),
-        (["chart", "chat", "speed"], 2, "There are: latency, cost."),
+        (["chart", "chat", "speed"], 2, "There are: latency, cost, workers, coldstart."),
     ],
 )
 def test_mistakes_and_failures(

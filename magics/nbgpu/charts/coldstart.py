@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 import pandas
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.patches import Patch
 
 from nbgpu.charts import look
@@ -62,13 +63,25 @@ def starts(requests: pandas.DataFrame, found: Endpoint | None = None) -> pandas.
         at = pandas.Timestamp(worker.started_at) if worker.started_at else pandas.NaT
         row = _row(at, worker.id, n.tier, took)
         rows.setdefault(_key(row, took), row)
-    phases_seen = dict.fromkeys(k for row in rows.values() for k in row if k not in FIXED)
+    phases_seen: list[str] = []
+    for row in rows.values():
+        _merge(phases_seen, [name for name in row if name not in FIXED])
     table = pandas.DataFrame(
         list(rows.values()), columns=[*FIXED[:3], *phases_seen, FIXED[3]]
     )  # fmt: skip
     numbers = [*phases_seen, "total"]
     table[numbers] = table[numbers].astype(float).fillna(0.0)
     return table.sort_values("at", ignore_index=True)
+
+
+def _merge(seen: list[str], phases: list[str]) -> None:
+    """Add what is new, each before the one that it comes before: a fork before the import it spares."""
+    place = len(seen)
+    for phase in reversed(phases):
+        if phase in seen:
+            place = seen.index(phase)
+        else:
+            seen.insert(place, phase)
 
 
 def _row(at: Any, worker: Any, tier: Any, took: dict[str, float]) -> dict[str, Any]:
@@ -108,16 +121,16 @@ def _draw(groups: list[tuple[str, pandas.DataFrame]], lines: list[str], head: st
     axes_of[0].set_xlim(0, longest * 1.12)
     look.headline(figure, head)
     look.legend(figure, [Patch(color=c) for c in colours.values()], list(colours),
-                loc="outside lower left", ncols=min(len(colours), 6))  # fmt: skip
+                loc="outside lower left", ncols=min(len(colours), 8))  # fmt: skip
     return figure
 
 
 def _colours(rows: pandas.DataFrame) -> dict[str, str]:
     """The phases that occur, from dark to light in their order."""
     phases = [c for c in rows.columns if c not in FIXED and (rows[c] > 0).any()]
-    family = (*look.STARTS, look.QUEUE)
-    spread = numpy.linspace(0, len(look.STARTS) - 1, max(len(phases), 1)).round().astype(int)
-    return {phase: family[i] for phase, i in zip(phases, spread, strict=True)}
+    family = LinearSegmentedColormap.from_list("starts", look.STARTS)
+    spread = numpy.linspace(0, 1, max(len(phases), 2))
+    return {phase: to_hex(family(at)) for phase, at in zip(phases, spread, strict=False)}
 
 
 def _bars(axes: Any, rows: pandas.DataFrame, colours: dict[str, str], longest: float) -> None:

@@ -13,6 +13,7 @@ import pandas
 SHOWN_AS = {"initializing": "starting"}  # for a person both are a start
 POINTS = 3000  # more instants than that are told apart by no eye
 GONE = "stopped"
+WOKEN = "resumed"  # the reason of a start that is the waking of a parked engine
 
 
 def states(changes: pandas.DataFrame) -> pandas.DataFrame:
@@ -29,25 +30,26 @@ def states(changes: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def starts(stretches: pandas.DataFrame) -> pandas.DataFrame:
-    """One row a start of a worker, or a waking: worker_id, begin, seconds (NaN: it never got ready)."""
+    """One row a start of a worker: worker_id, begin, woken (it was parked), seconds (NaN: never ready)."""
     rows: list[dict[str, Any]] = []
     for worker, mine in stretches.groupby("worker_id", sort=False):
-        began = None
-        for row in mine.itertuples():
-            if row.state == "starting":
-                began = began if began is not None else row.begin
+        began: dict[str, Any] | None = None
+        for row in mine.to_dict("records"):
+            if row["state"] == "starting":
+                if began is None:
+                    began = {
+                        "worker_id": worker,
+                        "begin": row["begin"],
+                        "woken": row["reason"] == WOKEN,
+                    }
+                    rows.append(began)
                 continue
-            if began is not None:
-                ready = row.state in ("idle", "running")
-                rows.append({"worker_id": worker, "begin": began,
-                             "seconds": (row.begin - began).total_seconds() if ready else None})  # fmt: skip
+            if began is not None and row["state"] in ("idle", "running"):
+                began["seconds"] = (row["begin"] - began["begin"]).total_seconds()
             began = None
-        if began is not None:
-            rows.append({"worker_id": worker, "begin": began, "seconds": None})
-    found = pandas.DataFrame(rows, columns=["worker_id", "begin", "seconds"])
-    return found.assign(seconds=found["seconds"].astype(float)).sort_values(
-        "begin", ignore_index=True
-    )
+    found = pandas.DataFrame(rows, columns=["worker_id", "begin", "woken", "seconds"])
+    found = found.assign(seconds=found["seconds"].astype(float))
+    return found.sort_values("begin", ignore_index=True)
 
 
 def requests_over(requests: pandas.DataFrame) -> pandas.DataFrame:

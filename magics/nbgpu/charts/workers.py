@@ -23,7 +23,7 @@ STATES = {
     "running": look.SKY, "idle": look.QUEUE, "starting": look.ORANGE, "draining": look.PURPLE,
     "unhealthy": look.VERMILION, "throttled": look.VERMILION, "parked": look.GREY,
 }  # fmt: skip
-REQUESTS = {"running": look.BLUE, "waiting": look.YELLOW}
+REQUESTS = {"running": look.BLUE, "waiting": look.VERMILION}
 HATCH = "////"
 
 
@@ -102,11 +102,11 @@ def _said(
     """The figures that matter: how many there were at once, the cold starts by tier, the requests."""
     counted = up.drop(columns=["at", "parked", "throttled"]).sum(axis=1)
     parked = int(up["parked"].max())
-    head = f"Workers{whose}: rose to {counted.max()}"
+    head = f"Workers{whose} since {look.instant(since)}: {'rose to' if len(begun) else 'up to'} {counted.max()}"
     head += f" of at most {most}" if most is not None else ""
-    head += f", {plural(len(begun), 'start')}"
+    head += f", {plural(len(begun), 'start') if len(begun) else 'no start'}"
     head += f", {parked} parked" if parked else ""
-    lines = [f"{head} since {look.instant(since)}"]
+    lines = [head]
     ready = begun.dropna(subset=["seconds"])
     if len(ready):
         tiers = _tiers(ready, requests, found)
@@ -116,12 +116,12 @@ def _said(
             if len(took):
                 kind = "" if tier == UNKNOWN else f" {tier}"
                 parts.append(f"{span(float(took.median()))}{kind}" + (f" ({len(took)})" if len(took) > 1 else ""))  # fmt: skip
-        many = "median " if len(ready) > len(parts) else ""
-        lines.append(f"ready after {many}" + ", ".join(parts))
+        many = "s, median" if len(ready) > len(parts) else "s" if len(parts) > 1 else ""
+        lines.append(f"cold start{many}: " + ", ".join(parts))
     waits = requests["queue_ms"].astype(float)
-    said = plural(len(requests), "request")
+    said = plural(len(requests), "request") if len(requests) else "no request"
     if len(requests):
-        said += f", at most {busy['waiting'].max()} waiting at once, the longest for {span(waits.max() / 1000)}"  # fmt: skip
+        said += f", at most {busy['waiting'].max():,} waiting at once, the longest for {span(waits.max() / 1000)}"  # fmt: skip
     if found is not None and (found.nbgpu.queued or found.nbgpu.held):
         said += f"; now {found.nbgpu.queued} waiting and {found.nbgpu.held} running"
     return [*lines, said]
@@ -133,18 +133,24 @@ def _tiers(
     """How each start was made: as its first cold request says, or the backend of a worker that is up."""
     cold = requests[requests["cold"].astype(bool)] if len(requests) else requests
     live = {w.id: w.nbgpu.tier for w in found.nbgpu.workers} if found is not None else {}
-    found_tiers: list[str] = []
-    for start in begun.itertuples():
-        ready = start.begin + pandas.Timedelta(seconds=start.seconds)
-        mine = cold[cold["worker_id"] == start.worker_id]
-        assigned = mine["arrived"] + pandas.to_timedelta(mine["queue_ms"].astype(float), unit="ms")
-        near = mine[(assigned >= start.begin) & (assigned <= ready + LEAST)]
-        told = next((t for t in near.get("tier", []) if isinstance(t, str)), None)
-        later = begun[(begun["worker_id"] == start.worker_id) & (begun["begin"] > start.begin)]
-        if told is None and later.empty:
-            told = live.get(start.worker_id)
-        found_tiers.append(told if told in TIERS else UNKNOWN)
-    return pandas.Series(found_tiers, index=begun.index, dtype=object)
+    tiers = [_tier(start, begun, cold, live) for start in begun.to_dict("records")]
+    return pandas.Series(tiers, index=begun.index, dtype=object)
+
+
+def _tier(
+    start: dict[Any, Any], begun: pandas.DataFrame, cold: pandas.DataFrame, live: dict[str, str]
+) -> str:
+    if start["woken"]:
+        return "parked"
+    ready = start["begin"] + pandas.Timedelta(seconds=start["seconds"])
+    mine = cold[cold["worker_id"] == start["worker_id"]]
+    assigned = mine["arrived"] + pandas.to_timedelta(mine["queue_ms"].astype(float), unit="ms")
+    near = mine[(assigned >= start["begin"]) & (assigned <= ready + LEAST)]
+    told = next((t for t in near.get("tier", []) if isinstance(t, str)), None)
+    mine = begun[begun["worker_id"] == start["worker_id"]]
+    if told is None and mine["begin"].max() == start["begin"]:
+        told = live.get(start["worker_id"])
+    return told if told in TIERS else UNKNOWN
 
 
 def _table(up: pandas.DataFrame | None, busy: pandas.DataFrame | None) -> pandas.DataFrame:

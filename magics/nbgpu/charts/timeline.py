@@ -74,14 +74,12 @@ def counts(
 
     Of more than POINTS instants the largest count of each of so many equal times is kept.
     """
-    clipped = stretches.assign(
-        begin=stretches["begin"].clip(lower=since),
-        end=stretches["end"].fillna(until).clip(upper=until),
-    )
-    clipped = clipped[clipped["begin"] < clipped["end"]]
-    ups = clipped[["state", "begin"]].rename(columns={"begin": "at"}).assign(step=1)
-    downs = clipped[["state", "end"]].rename(columns={"end": "at"}).assign(step=-1)
-    steps = pandas.concat([ups, downs], ignore_index=True)
+    begun = stretches["begin"].clip(lower=since)
+    shown = (begun <= until) & ~(stretches["end"] <= begun)
+    ups = pandas.DataFrame({"state": stretches["state"], "at": begun, "step": 1})[shown]
+    # what lasts, or ends later, has no step down here
+    downs = pandas.DataFrame({"state": stretches["state"], "at": stretches["end"], "step": -1})
+    steps = pandas.concat([ups, downs[shown & (stretches["end"] <= until)]], ignore_index=True)
     table = steps.pivot_table(
         index="at", columns="state", values="step", aggfunc="sum", fill_value=0
     )
@@ -89,9 +87,11 @@ def counts(
     table = table.reindex(table.index.union(edges), fill_value=0).cumsum()
     table = table.reindex(columns=list(order), fill_value=0).astype(int)
     if len(table) > POINTS:
+        last = table.iloc[-1]
         places = numpy.linspace(0, 1, POINTS, endpoint=False)
         grid = since + (until - since) * places
         nearest = numpy.searchsorted(grid, table.index, side="right") - 1
         table = table.groupby(grid[nearest]).max()
-        table.loc[until] = 0 if table.empty else table.iloc[-1]
-    return table.rename_axis("at").reset_index()
+        table.loc[until] = last
+    found: pandas.DataFrame = table.rename_axis("at").reset_index()
+    return found

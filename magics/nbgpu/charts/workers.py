@@ -41,6 +41,7 @@ def workers(
 
     `.df` has a row an instant: workers by state, requests waiting and running.
     """
+    now, since = now.as_unit("us"), None if since is None else since.as_unit("us")  # as the tables
     stretches = timeline.states(changes)
     asked = timeline.requests_over(requests)
     window = _window(stretches, asked, now, since)

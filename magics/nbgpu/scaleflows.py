@@ -102,8 +102,9 @@ def _ready(
         n = found.nbgpu
         if n.state in ("failed", "stopped"):
             line.end(f"{found.name}: not warm" if waited else "")
+            client.send(_warmth(found.id, 0))
             raise errors.ServiceError(
-                f"{found.name} did not get warm: {n.reason.text.rstrip('.')}. {_back(client, before)}",
+                f"{found.name} did not get warm, and is no longer kept so: {n.reason.text.rstrip('.')}.",
                 f"See %gpu why {found.name}",
                 code="not_warm",
             )
@@ -167,18 +168,20 @@ def _cooled(found: Endpoint) -> str:
     return f"{found.name} is no longer kept warm: its workers stop after {idle} without work{rest}."
 
 
+def _warmth(endpoint: str, seconds: int, workers: int | None = None) -> Call:
+    body = {"seconds": seconds, "workers": workers} if workers is not None else {"seconds": 0}
+    return Call("POST", f"/nbgpu/v1/warm/{part(endpoint)}", "Endpoint", body, again=True)
+
+
 def _back(client: Client, before: Endpoint) -> str:
     """Undo: the warmth of before, or none."""
     name, former = before.name, before.nbgpu.warm
     left = 0 if former is None else round(former.until_us / 1e6 - time.time())
-    body: dict[str, int] = {"seconds": 0}
-    if former is not None and left > 0:
-        body = {"seconds": left, "workers": former.workers}
-    path = f"/nbgpu/v1/warm/{part(before.id)}"
+    workers = former.workers if former is not None and left > 0 else None
     try:
-        found: Endpoint = client.send(Call("POST", path, "Endpoint", body, again=True))
+        found: Endpoint = client.send(_warmth(before.id, left, workers))
     except errors.OneLine as error:
         return f"that {name} is kept warm could not be taken back: {error}"
-    if former is not None and left > 0:
+    if former is not None and workers is not None:
         return f"{name} is kept warm until {words.clock(former.until_us)}, as before."
     return _cooled(found)

@@ -383,9 +383,7 @@ def test_a_worker_that_cannot_start_ends_the_wait(api: Api, shell: Any) -> None:
     found.state, found.reason.text = "failed", "no memory"
     done = shell.run_cell("%gpu warm chat")
     assert isinstance(done.error_in_exec, errors.ServiceError)
-    assert "chat did not get warm: no memory. chat is no longer kept warm" in str(
-        done.error_in_exec
-    )
+    assert "chat did not get warm, and is no longer kept so: no memory." in str(done.error_in_exec)
     assert "See %gpu why chat" in str(done.error_in_exec) and found.warm is None
 
 

@@ -119,7 +119,11 @@ def _ready(
         line.update(*waiting(found, before, len(ready), body["workers"], took))
         waited = True
         time.sleep(POLL_S)
-        found = _get(client, found.id)
+        try:
+            found = _get(client, found.id)
+        except errors.OneLine:
+            line.end(f"{found.name}: no longer waited for")
+            raise
     line.end(f"{found.name}: ready after {span(time.monotonic() - began)}" if waited else "")
     return found
 

@@ -193,6 +193,9 @@ def test_a_start_that_is_told_again_after_adoption_is_one_start() -> None:
 def test_a_worker_that_never_got_ready_is_a_start_without_a_time() -> None:
     broken = changes(("w-1", 0, "starting", "launched"), ("w-1", 5, "stopped", "exited"))
     text = workers(broken, table([]), instant(30), found=limited(1)).text()
+    assert "rose to 1 of at most 1, 1 start (1 ended before it was ready)\nno request" in text
+    coming = changes(("w-1", 0, "starting", "launched"))
+    text = workers(coming, table([]), instant(30), found=limited(1)).text()
     assert "rose to 1 of at most 1, 1 start\nno request" in text
 
 

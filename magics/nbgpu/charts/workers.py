@@ -58,6 +58,9 @@ def workers(
     shown = requests[(requests["arrived"] >= window[0]) & (requests["arrived"] <= window[1])]
     begun = timeline.starts(stretches)
     begun = begun[begun["begin"] > window[0]] if since is not None else begun
+    on_its_way = stretches[(stretches["state"] == "starting") & stretches["end"].isna()]
+    failed = begun["seconds"].isna() & ~begun["worker_id"].isin(on_its_way["worker_id"])
+    begun = begun.assign(failed=failed)
     lines = _said(up, busy, begun, shown, found, most, whose, window[0])
     figure = _draw(up, busy, most, lines, window)
     return Chart(figure, _table(up, busy), "\n".join(lines))
@@ -106,6 +109,12 @@ def _said(
     head = f"Workers{whose} since {look.instant(since)}: {'rose to' if len(begun) else 'up to'} {counted.max()}"
     head += f" of at most {most}" if most is not None else ""
     head += f", {plural(len(begun), 'start') if len(begun) else 'no start'}"
+    if failed := int(begun["failed"].sum()):
+        head += (
+            f" ({failed} ended before it was ready)"
+            if failed == 1
+            else f" ({failed} ended before they were ready)"
+        )
     head += f", {parked} parked" if parked else ""
     lines = [head]
     ready = begun.dropna(subset=["seconds"])

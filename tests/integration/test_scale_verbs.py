@@ -113,6 +113,25 @@ def test_a_burst_is_explained_told_and_drawn(gpu: Client, shared_backend: Backen
     assert "3 idle, max 3" in row
 
 
+def test_a_parked_worker_is_shown_and_its_waking_is_a_start_of_its_own(
+    gpu: Client, shared_backend: BackendProcess
+) -> None:
+    ep = deploy(gpu, "nap", "--startup-s", "0.5", idle=1, park=60)
+    worker = shared_backend.chat("nap").headers["x-nbgpu-worker"]
+    until(lambda: [w["state"] for w in shared_backend.row("nap")["workers"]] == ["parked"])
+    assert "1 parked, max 1" in gpu.ls().text() and "0 of 1, 1 parked" in gpu.status().text()
+    assert shared_backend.chat("nap").headers["x-nbgpu-worker"] == worker
+    shared_backend.records("nap", 2)
+    (row,) = ep.show().df.to_dict("records")
+    assert row["tier"] == "parked" and list(row["phases"]) == ["resume"]
+    timeline = ep.workers_timeline()
+    assert timeline["at"].is_monotonic_increasing
+    head, starts, _ = ep.chart("workers").text().split("\n")
+    assert "rose to 1 of at most 1, 2 starts, 1 parked" in head
+    assert starts.endswith(" parked") and " plain, " in starts
+    assert "parked, 1 start" in ep.chart("coldstart").text()
+
+
 def test_an_endpoint_may_be_called_as_workers_are(gpu: Client) -> None:
     deploy(gpu, "w-1")
     assert gpu.why("w-1").text().startswith("w-1 is asleep")

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from nbgpu import errors, formats, origin, wire
 from nbgpu.handle import Endpoint
 from nbgpu.job import Job
+from nbgpu.results.events import EventListing
 from nbgpu.results.jobs import JobListing, JobWhy, Purged
 from nbgpu.results.listing import Listing, SettingsView, Status
 from nbgpu.results.story import Deleted, LogView, WhyView
@@ -78,9 +79,10 @@ class Client:
         verb = verbs()[name]
         for argument in verb.arguments:
             value = values.get(argument.name)
-            if argument.kind == "duration" and isinstance(value, str):
+            if argument.kind in ("duration", "fine") and isinstance(value, str):
+                read = formats.seconds if argument.kind == "duration" else formats.fine_seconds
                 try:
-                    values[argument.name] = formats.seconds(value)
+                    values[argument.name] = read(value)
                 except ValueError as error:
                     raise errors.UsageProblem(str(error)) from None
         try:
@@ -109,6 +111,8 @@ class Client:
                 return SettingsView(found)
             case "why":
                 return WhyView(found)
+            case "events":
+                return EventListing(found, call.about)
             case "logs":
                 return LogView(found, call.about)
             case "deleted":

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from nbgpu import errors, jobflows, live
+from nbgpu import errors, jobflows, live, scaleflows, words
 from nbgpu.formats import dollars, size, span
 from nbgpu.results.answer import Answer
 from nbgpu.screen import screen
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 POLL_S = 0.25
 SLOW_S = 0.5  # what is done sooner is not announced
-HOURS_A_MONTH = 730
 
 
 def plain(client: Client, call: Call) -> Any:
@@ -115,23 +114,15 @@ def _outcome(client: Client, first: Endpoint, found: Endpoint) -> str:
         f"each stops after {span(limits.idle_timeout)} without work. {then}"
     )
     if limits.min:
-        said += "\n" + _always_on(client, found)
+        said += "\n" + scaleflows.always_on(client, found)
     return said + troubled
-
-
-def _always_on(client: Client, found: Endpoint) -> str:
-    """What workers that never stop cost a month, at today's rate."""
-    from decimal import Decimal
-
-    settings = client.send(Call("GET", "/nbgpu/v1/settings", "Settings"))
-    rate = Decimal(settings.rates.get(found.nbgpu.place.on, "0"))
-    month = dollars(rate * HOURS_A_MONTH * found.workers.min)
-    return f"{found.workers.min} always on: about {month} a month at {dollars(rate)}/h each."
 
 
 def _change(field: str, old: Any, new: Any) -> Iterator[str]:
     """`workers.max 1 → 2`; of an object only what differs in it."""
-    if isinstance(old, dict) and isinstance(new, dict):
+    if field == "scaling":
+        yield f"scaling {words.scaling(old)} → {words.scaling(new)}"
+    elif isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
             if old.get(key) != new.get(key):
                 yield from _change(f"{field}.{key}", old.get(key), new.get(key))
@@ -258,6 +249,7 @@ def _events(client: Client, call: Call, answer: Answer) -> Iterator[Progress | s
 
 FLOWS: dict[str, Callable[[Client, Call], Any]] = {
     "": plain, "deploy": deploy, "stop": stop, "delete": delete, "ask": ask,
+    "scale": scaleflows.scale, "warm": scaleflows.warm,
     "show_job": jobflows.show, "why_job": jobflows.why, "cancel_job": jobflows.cancel,
     "retry_job": jobflows.retry, "purge": jobflows.purge,
 }  # fmt: skip

@@ -17,6 +17,13 @@ def seconds(text: str) -> int:
     return sum(int(n) * UNITS[unit] for n, unit in re.findall(r"(\d+)([smhd])", text))
 
 
+def fine_seconds(text: str) -> float:
+    """As `seconds`, and parts of one: `0.5s`, `0.5`. Raises ValueError with a sentence."""
+    if found := re.fullmatch(r"(\d*\.\d+)s?", text):
+        return float(found[1])
+    return float(seconds(text))
+
+
 def span(value: float) -> str:
     """A length of time: `0.4 s`, `21.4 s`, `2 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
     if isinstance(value, int) and value < 60:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nbgpu import errors, submission, wire
 from nbgpu.job import Job
 from nbgpu.results.endpoint import EndpointView
+from nbgpu.results.events import EventListing
 from nbgpu.results.story import Deleted, LogView, WhyView
 from nbgpu.submission import Seconds
 from nbgpu.verbs.call import Call, part
@@ -121,8 +122,20 @@ class Endpoint(EndpointView):
     def stop(self) -> Endpoint:
         return self._fresh("stop")
 
-    def _fresh(self, verb: str) -> Endpoint:
-        self.data = self._client.run(verb, name=self.name).data
+    def scale(self, **options: Any) -> Endpoint:
+        """Options are those of the verb: workers, always_on, idle, delay, per_worker."""
+        return self._fresh("scale", **options)
+
+    def warm(self, for_: Seconds = 1800, workers: int = 1) -> Endpoint:
+        """Start workers and keep them up for so long, in seconds (or "30m"); returns when they are ready."""
+        return self._fresh("warm", for_=for_, workers=workers)
+
+    def cool(self) -> Endpoint:
+        """End `warm`: the workers stop when idle again."""
+        return self._fresh("warm", off=True)
+
+    def _fresh(self, verb: str, **options: Any) -> Endpoint:
+        self.data = self._client.run(verb, name=self.name, **options).data
         return self
 
     def delete(self) -> Deleted:
@@ -133,6 +146,12 @@ class Endpoint(EndpointView):
     def why(self) -> WhyView:
         found = self._client.run("why", name=self.name)
         assert isinstance(found, WhyView)
+        return found
+
+    def events(self, limit: int = 50) -> EventListing:
+        """What happened to it, oldest first."""
+        found = self._client.run("events", name=self.name, limit=limit)
+        assert isinstance(found, EventListing)
         return found
 
     def logs(self, tail: int = 100) -> LogView:

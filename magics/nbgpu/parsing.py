@@ -252,12 +252,20 @@ def _duration(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _fine(text: str) -> float:
+    try:
+        return formats.fine_seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _listed(text: str) -> list[str]:
     return [item for item in text.split(",") if item]
 
 
 TYPES: dict[str, Any] = {
-    "int": int, "float": float, "duration": _duration, "map": _pair, "pairs": _pair, "list": _listed,
+    "int": int, "float": float, "duration": _duration, "fine": _fine, "map": _pair, "pairs": _pair,
+    "list": _listed,
 }  # fmt: skip
 
 

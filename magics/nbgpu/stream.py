@@ -35,9 +35,7 @@ class Progress:
     def line(self, endpoint: str) -> str:
         v = self.values
         text = str(v.get("text") or v.get("state") or "waiting")
-        # the line counts by itself: "starting (3 s, usually 21 s)" would say it twice
-        text = re.sub(r"\s*\([^()]*\d s\b[^()]*\)$", "", text)
-        parts = [f"{endpoint}: {text}"]
+        parts = [f"{endpoint}: {untimed(text)}"]
         phase = v.get("phase")
         if phase and phase not in parts[0]:
             parts[0] += f" ({phase})"
@@ -48,6 +46,11 @@ class Progress:
             parts.append(f"{dollars(v['cost'])} so far")
         parts.append("interrupt to cancel")
         return " · ".join(parts)
+
+
+def untimed(text: str) -> str:
+    """For a line that counts by itself: "starting (3 s, usually 21 s)" would say it twice."""
+    return re.sub(r"\s*\([^()]*\d s\b[^()]*\)$", "", text)
 
 
 def read(lines: Iterable[str], answer: Answer) -> Iterator[Progress | str]:

@@ -13,7 +13,9 @@ from pydantic import BaseModel
 from nbgpu import errors
 from nbgpu.verbs.call import Call
 
-ENDPOINT = re.compile(r"^/(?:v2/serverless|nbgpu/v1/(?:why|logs)|v2(?=/[^/]+/openai/))/([^/]+)")
+ENDPOINT = re.compile(
+    r"^/(?:v2/serverless|nbgpu/v1/(?:why|logs|warm)|v2(?=/[^/]+/openai/))/([^/]+)"
+)
 MODULES = ("endpoints", "summary", "metrics", "events", "jobs")
 JSON = "json"  # an answer without a model: RunPod's job API, whose bodies pass as they are
 

@@ -12,6 +12,7 @@ import json
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from aiohttp import web
 from nbgpu_backend import runtime
 from nbgpu_backend.schema.common import Reason
 from nbgpu_backend.schema.endpoints import (
+    Change,
     CreateEndpoint,
     Endpoint,
     EndpointStatus,
@@ -27,9 +29,13 @@ from nbgpu_backend.schema.endpoints import (
     ModelInfo,
     Phase,
     RequestUrls,
+    UpdateEndpoint,
+    Warm,
+    Warmth,
     Worker,
     WorkerExtras,
 )
+from nbgpu_backend.schema.events import Event, EventList
 from nbgpu_backend.schema.metrics import Columns, CostSeries
 from nbgpu_backend.schema.summary import (
     EndpointRow,
@@ -44,6 +50,7 @@ from nbgpu_backend.schema.summary import (
 from tests.support.jobs import Jobs
 
 TOKEN = "a-test-token"
+CHANGE = ("worker_id", "endpoint", "at_us", "state", "reason")
 PHASES = {"import": 900.0, "engine": 600.0, "weights": 300.0}
 
 
@@ -72,6 +79,9 @@ class Api:
         self.token = TOKEN
         self.version = "0.0.test"
         self.away = False  # every connection breaks
+        self.changes: list[dict[str, Any]] = []  # of workers' states
+        self.events: list[Event] = []  # newest first
+        self.warm_polls: int | None = 2  # until a warmed worker is ready; None: it never is
         self.jobs = Jobs(self)
         self.loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
@@ -109,10 +119,14 @@ class Api:
         add("GET", "/nbgpu/v1/summary", self.summary)
         add("POST", "/v2/serverless", self.create)
         add("GET", "/v2/serverless/{e}", self.show)
+        add("PATCH", "/v2/serverless/{e}", self.patch)
         add("DELETE", "/v2/serverless/{e}", self.delete)
         add("POST", "/v2/serverless/{e}/action", self.action)
         add("GET", "/nbgpu/v1/logs/{e}", self.logs)
-        add("GET", "/nbgpu/v1/why/{e}", self.why)
+        add("GET", "/nbgpu/v1/why/{e:(?!w-|req-).*}", self.why)
+        add("GET", "/nbgpu/v1/why/{subject}", self.why_of_a_part)
+        add("POST", "/nbgpu/v1/warm/{e}", self.warm)
+        add("GET", "/nbgpu/v1/history", self.history)
         add("GET", "/nbgpu/v1/metrics/{table}", self.metrics)
         add("GET", "/nbgpu/v1/settings", self.settings)
         add("PATCH", "/nbgpu/v1/settings", self.settings)
@@ -184,7 +198,9 @@ class Api:
                 workers=[WorkerRow(id=w.id, pid=w.nbgpu.pid, port=w.nbgpu.port, state=w.nbgpu.state,
                                    tier=w.nbgpu.tier) for w in e.nbgpu.workers],
                 requests_total=3, rate_per_hour="0.10", cost_so_far="0.41", idle_but_billing=True,
-                reason_since_us=e.nbgpu.reason.since_us, workers_by_state={"idle": 1},
+                reason_since_us=e.nbgpu.reason.since_us, 
+                workers_by_state=Counter(w.nbgpu.state for w in e.nbgpu.workers),
+                warm_until_us=e.nbgpu.warm.until_us if e.nbgpu.warm else None,
                 requests_per_s=0.0, p50_ms=None, p95_ms=None, spark=[0] * 60, origin=None,
                 base_url=e.nbgpu.base_url, idle_timeout_s=60, created_us=e.nbgpu.created_us,
             )
@@ -208,8 +224,6 @@ class Api:
         copy = found.model_copy(deep=True)
         copy.nbgpu.outcome = "attached"
         if found.workers != asked.workers:
-            from nbgpu_backend.schema.endpoints import Change
-
             copy.nbgpu.outcome = "changed"
             copy.nbgpu.changes = [
                 Change(field="workers.max", old=found.workers.max, new=asked.workers.max)
@@ -221,6 +235,10 @@ class Api:
         found = self.endpoints[request.match_info["e"]]
         fetch = found.nbgpu.model.fetch
         self.polls += 1
+        for w in found.nbgpu.workers:
+            if w.nbgpu.state == "starting" and self.warm_polls is not None:
+                self.warm_polls -= 1
+                w.nbgpu.state = "idle" if self.warm_polls <= 0 else "starting"
         if fetch.state == "running" and not found.nbgpu.model.ref.startswith("slow/"):
             fetch.bytes_done += 1_000_000
             if fetch.bytes_done >= fetch.bytes_total:
@@ -229,6 +247,50 @@ class Api:
                 fetch.error = "There is no model broken/model on the hub." if broken else None
                 found.nbgpu.state = "failed" if broken else "asleep"
         return answer(found)
+
+    async def patch(self, request: web.Request) -> web.Response:
+        found = self.endpoints[request.match_info["e"]]
+        asked = UpdateEndpoint.model_validate(await request.json())
+        before = {**found.workers.wire(), "scaling": found.scaling.wire()}
+        if asked.workers is not None:
+            named = asked.workers.model_dump(exclude_unset=True)
+            found.workers = found.workers.model_copy(update=named)
+        found.scaling = asked.scaling or found.scaling
+        after = {**found.workers.wire(), "scaling": found.scaling.wire()}
+        copy = found.model_copy(deep=True)
+        copy.nbgpu.changes = [
+            Change(field=key if key == "scaling" else f"workers.{key}", old=before[key], new=value)
+            for key, value in after.items()
+            if before[key] != value
+        ]
+        return answer(copy)
+
+    async def warm(self, request: web.Request) -> web.Response:
+        found = self.endpoints[request.match_info["e"]]
+        asked = Warm.model_validate(await request.json())
+        until = now_us() + asked.seconds * 1_000_000
+        found.nbgpu.warm = Warmth(until_us=until, workers=asked.workers) if asked.seconds else None
+        while asked.seconds and len(found.nbgpu.workers) < asked.workers:
+            new = worker(f"w{len(found.nbgpu.workers) + 1}")
+            new.nbgpu.state = "starting"
+            found.nbgpu.workers.append(new)
+        return answer(found)
+
+    async def history(self, request: web.Request) -> web.Response:
+        name = request.query.get("endpoint")
+        found = [event for event in self.events if name in (None, event.endpoint)]
+        return answer(EventList(events=found[: int(request.query["limit"])]))
+
+    async def why_of_a_part(self, request: web.Request) -> web.Response:
+        name = request.match_info["subject"]
+        kind = "worker" if name.startswith("w-") else "request"
+        state = "idle" if kind == "worker" else "answered"
+        reason = Reason(code="x", text="ready <b>", since_us=now_us())
+        return answer(
+            Why(subject=kind, name=name, endpoint="chat", state=state, reason=reason, seconds=3.2,
+                cost_so_far="0.002", typical=None, next_step="nbgpu show chat", history=[],
+                facts=["tier: plain start", "  not on H100: <taken>"])
+        )  # fmt: skip
 
     async def delete(self, request: web.Request) -> web.Response:
         del self.endpoints[request.match_info["e"]]
@@ -272,10 +334,9 @@ class Api:
                            start=[0, 0.01], busy=[0, 0.02], idle=[0, 0.07],
                            total="0.10" if self.rates["local"] != "0" else "0", rate_source="$0.10/h (set by hand)")
             )  # fmt: skip
-        rows = self.requests if table == "requests" else []
-        names = (
-            list(rows[0]) if rows else list(request_row(0)) if table == "requests" else ["endpoint"]
-        )
+        rows = {"requests": self.requests, "workers": self.changes}.get(table, [])
+        empty = {"requests": list(request_row(0)), "workers": list(CHANGE)}
+        names = list(rows[0]) if rows else empty.get(table, ["endpoint"])
         return answer(Columns(rows=len(rows), columns={n: [r[n] for r in rows] for n in names}))
 
     # OpenAI
@@ -361,10 +422,10 @@ def endpoint(asked: CreateEndpoint) -> Endpoint:
     )  # fmt: skip
 
 
-def worker() -> Worker:
+def worker(id_: str = "w1") -> Worker:
     reason = Reason(code="ready", text="It answers.", since_us=now_us())
     return Worker(
-        id="w1", status="IDLE", is_stale=False, version=1, gpu_count=0, image=None, uptime_seconds=9,
+        id=id_, status="IDLE", is_stale=False, version=1, gpu_count=0, image=None, uptime_seconds=9,
         gpu_type_id=None, data_center_id=None, started_at=None,
         nbgpu=WorkerExtras(state="idle", pid=4711, port=8001, tier="cold", generation=1, place="local",
                            reason=reason, held=0, phases=[Phase(name="import", seconds=9.8)],
@@ -376,11 +437,15 @@ def request_row(n: int, *, cold: bool = False, status: int = 200) -> dict[str, A
     start = sum(PHASES.values()) if cold else 0.0
     return {
         "id": f"r{n}", "endpoint": "chat", "worker_id": "w1", "arrived_us": now_us() + n * 1_000_000,
-        "queue_ms": start + 5, "cold": cold, "start_ms": start, "phases": PHASES if cold else {},
-        "first_byte_ms": start + 205, "total_ms": start + 905, "tokens_in": 9, "tokens_out": 35,
+        "queue_ms": start + 5, "cold": cold, "start_ms": start, "tier": "plain" if cold else None,
+        "phases": PHASES if cold else {}, "first_byte_ms": start + 205, "total_ms": start + 905, "tokens_in": 9, "tokens_out": 35,
         "gap_p50_ms": 15.0, "gap_p99_ms": 30.0, "status": status, "error": None, "route": "chat",
         "streamed": True, "retries": 0, "cost": "0.0003",
     }  # fmt: skip
+
+
+def change_row(worker_id: str, at_us: int, state: str, reason: str = "") -> dict[str, Any]:
+    return dict(zip(CHANGE, (worker_id, "chat", at_us, state, reason), strict=True))
 
 
 def until(condition: Callable[[], bool], within_s: float = 20.0) -> bool:

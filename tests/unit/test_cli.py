@@ -31,7 +31,8 @@ def test_a_day_with_an_endpoint(api: Api, nbgpu: Any) -> None:
     done = nbgpu("deploy", "Org/M", "--name", "chat")
     assert "Ask it with: nbgpu ask chat" in done.stdout and "%gpu" not in done.stdout
     worker = json.loads(nbgpu("ls", "--json").stdout)["endpoints"][0]["workers"][0]
-    assert worker == {"id": "w1", "pid": 4711, "port": 8001, "state": "idle", "tier": "cold"}
+    known = {"id": "w1", "pid": 4711, "port": 8001, "state": "idle", "tier": "cold"}
+    assert worker == worker | known
     done = nbgpu("ask", "chat", "hello", "there")
     assert done.stdout == "hello there \n" and "answered in 0.91 s" in done.stderr
     assert nbgpu("ask", "chat", "-", input="from a pipe").stdout == "from a pipe \n"
@@ -59,6 +60,18 @@ def test_charts_are_text_and_a_picture(api: Api, nbgpu: Any, tmp_path: Path) -> 
     assert (tmp_path / "cost.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_scaling_on_a_command_line(api: Api, nbgpu: Any) -> None:
+    nbgpu("deploy", "Org/M", "--name", "chat")
+    assert "at most 2 workers now" in nbgpu("scale", "chat", "--workers", "2").stdout
+    done = nbgpu("warm", "chat", "--for", "30m", "--json")
+    assert json.loads(done.stdout)["nbgpu"]["warm"]["workers"] == 1
+    assert "End it with: nbgpu warm chat --off" in done.stderr
+    assert "Nothing has happened to chat yet." in nbgpu("events", "chat").stdout
+    assert "worker w-01 is idle" in nbgpu("why", "w-01").stdout
+    done = nbgpu("chart", "chat", "workers")
+    assert done.stdout == "No worker of chat yet. Start one with: nbgpu warm chat\n"
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -68,7 +81,9 @@ def test_charts_are_text_and_a_picture(api: Api, nbgpu: Any, tmp_path: Path) -> 
         (["deploy", "M", "--env", "HF_TOKEN=1"], 2, "looks like a secret"),
         (["stop", "chat"], 1, "There is no endpoint chat. See them with: nbgpu ls"),
         (["shutdown", "--all"], 2, "Add --yes"),
-        (["chart", "chat", "speed"], 2, "There are: latency, cost."),
+        (["scale", "chat"], 2, "nbgpu scale chat --workers 4"),
+        (["warm", "chat"], 1, "There is no endpoint chat. See them with: nbgpu ls"),
+        (["chart", "chat", "speed"], 2, "There are: latency, cost, workers, coldstart."),
     ],
 )
 def test_mistakes_and_failures(

@@ -40,11 +40,13 @@ def test_a_comment_at_the_end_is_stripped(line: str, kept: str) -> None:
 def test_deploy_reads_all_its_options() -> None:
     found = values(
         "deploy Org/M --name chat --on local --gpu H100,A100 --workers 3 --always-on 1 --idle 5m "
+        "--delay 0.5s --tiers parked,preimported --park 10m "
         "--env A=1 --env B=x=y --engine command --take -- --name theirs -x"
     )
     assert found == {
         "model": "Org/M", "name": "chat", "on": "local", "gpu": ["H100", "A100"], "cpu": None,
-        "workers": 3, "always_on": 1, "idle": 300, "env": {"A": "1", "B": "x=y"}, "engine": "command",
+        "workers": 3, "always_on": 1, "idle": 300, "delay": 0.5, "per_worker": None,
+        "tiers": ["parked", "preimported"], "park": 600, "env": {"A": "1", "B": "x=y"}, "engine": "command",
         "take": True, "engine_options": ["--name", "theirs", "-x"],
     }  # fmt: skip
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from IPython.core.completer import provisionalcompleter
 from IPython.core.error import UsageError
-from nbgpu import errors
+from nbgpu import errors, words
 from nbgpu.client import Client
 from nbgpu.errors import Interrupted, NotFound
 from nbgpu.verbs.spec import verbs
@@ -224,7 +224,11 @@ def test_what_an_endpoint_is_called_is_guessed(api: Api, shell: Any, capsys: Any
         ("%gpu deploy M --env HF_TOKEN=x", "looks like a secret"),
         ('%gpu stop "', "quotation mark"),
         ("%%gpu ask chat\n{{nothing}}", "nothing is not defined"),
-        ("%gpu deploy M --idle 0", "greater than or equal to 1"),
+        ("%gpu deploy M --idle 0", "--idle cannot be 0 s. It goes from 1 s to 1 d."),
+        ("%gpu scale chat", "Scale chat to what?"),
+        ("%gpu scale chat --workers 0", "would let no worker start"),
+        ("%gpu warm chat --for soon", "is no length of time"),
+        ("%gpu deploy M --tiers parkd", "There is no tier parkd. Did you mean parked?"),
     ],
 )
 def test_a_typo_is_one_line_and_fails_the_cell(
@@ -283,6 +287,11 @@ def test_a_question_mark_in_a_cell_is_no_help(api: Api, shell: Any, capsys: Any)
         ("%gpu deploy M --engine=c", ["command"]),
         ("%gpu deploy M --engine h", ["handler"]),
         ("%gpu chart chat l", ["latency"]),
+        ("%gpu chart chat w", ["workers"]),
+        ("%gpu warm chat --f", ["--for"]),
+        ("%gpu scale c", ["chat"]),
+        ("%gpu events c", ["chat"]),
+        ("%gpu deploy M --tiers n", ["none"]),
         ("%gpu help dep", ["deploy"]),
         ("%gpu settings ra", ["rate.local="]),
         ("%gpu engine a", ["add"]),
@@ -299,6 +308,100 @@ def test_completion_starts_no_backend(tmp_path: Any, monkeypatch: Any, shell: An
     monkeypatch.setenv("NBGPU_HOME", str(tmp_path / "none"))
     assert complete(shell, "%gpu stop zz") == []
     assert not (tmp_path / "none").exists()
+
+
+def test_scale_says_what_changed_and_what_it_may_cost(api: Api, shell: Any, capsys: Any) -> None:
+    run(shell, "%gpu deploy Org/M --name chat")
+    capsys.readouterr()
+    ep = run(shell, "%gpu scale chat --workers 4")
+    assert ep.data.workers.max == 4
+    assert capsys.readouterr().out.startswith(
+        "at most 4 workers now; chat may cost up to $0.40/h\n"
+    )
+    assert api.bodies[-1] == {"workers": {"max": 4}}
+    run(shell, "%gpu scale chat --workers 4")
+    assert capsys.readouterr().out.startswith("chat is set so already: at most 4 workers.\n")
+    run(shell, "%gpu settings rate.local=0.10")
+    run(shell, "%gpu scale chat --always-on 2 --per-worker 3")
+    said = capsys.readouterr().out
+    assert "2 always on now; a worker for every 3 requests that wait or run now" in said
+    assert "2 always on: about $146.00 a month at $0.10/h each." in said
+    run(shell, "%gpu stop chat")
+    run(shell, "%gpu scale chat --idle 5m --delay 1.5s")
+    said = capsys.readouterr().out
+    assert (
+        "stops after 5 min without work now; another worker once a request has waited 1.5 s" in said
+    )
+    assert "It is stopped, and stays so until: %gpu start chat" in said
+
+
+def test_warm_waits_for_the_workers_and_says_until_when(api: Api, shell: Any, capsys: Any) -> None:
+    run(shell, "%gpu deploy Org/M --name chat")
+    api.endpoints["chat"].nbgpu.workers = []
+    ep = run(shell, "%gpu warm chat --for 1h --workers 2")
+    said = capsys.readouterr()
+    assert [w.nbgpu.state for w in ep.data.nbgpu.workers] == ["idle", "idle"]
+    assert "2 workers, about $0.20 until then. End it with: %gpu warm chat --off" in said.out
+    assert "chat: ready after" in said.err
+    assert f"warm until {words.clock(ep.data.nbgpu.warm.until_us)}" in run(shell, "%gpu ls").text()
+    run(shell, "%gpu warm chat --off")
+    run(shell, "%gpu warm chat --off")
+    said = capsys.readouterr()
+    assert "chat is no longer kept warm: its workers stop after 1 min without work." in said.out
+    assert "chat was not kept warm." in said.out
+
+
+def test_an_interrupted_warm_is_taken_back(api: Api, shell: Any) -> None:
+    run(shell, "%gpu deploy Org/M --name chat --idle 30s")
+    found, api.warm_polls = api.endpoints["chat"].nbgpu, None
+    found.workers = []
+    begun = api.polls
+    interrupt_when(lambda: api.polls > begun + 2)
+    done = shell.run_cell("%gpu warm chat")
+    assert isinstance(done.error_in_exec, Interrupted)
+    assert "interrupted; chat is no longer kept warm: its workers stop after 30 s" in str(
+        done.error_in_exec
+    )
+    assert found.warm is None and api.bodies[-1] == {"seconds": 0}
+
+
+def test_an_interrupted_warm_leaves_the_one_before(api: Api, shell: Any) -> None:
+    run(shell, "%gpu deploy Org/M --name chat")
+    run(shell, "%gpu warm chat --for 10m")
+    api.warm_polls, begun = None, api.polls
+    interrupt_when(lambda: api.polls > begun + 2)
+    done = shell.run_cell("%gpu warm chat --for 2h --workers 2")
+    assert "chat is kept warm until" in str(done.error_in_exec)
+    assert "as before" in str(done.error_in_exec)
+    assert api.bodies[-1]["workers"] == 1 and 590 <= api.bodies[-1]["seconds"] <= 600
+
+
+def test_a_worker_that_cannot_start_ends_the_wait(api: Api, shell: Any) -> None:
+    run(shell, "%gpu deploy Org/M --name chat")
+    found, api.warm_polls = api.endpoints["chat"].nbgpu, None
+    found.workers = []
+    found.state, found.reason.text = "failed", "no memory"
+    done = shell.run_cell("%gpu warm chat")
+    assert isinstance(done.error_in_exec, errors.ServiceError)
+    assert "chat did not get warm, and is no longer kept so: no memory." in str(done.error_in_exec)
+    assert "See %gpu why chat" in str(done.error_in_exec) and found.warm is None
+
+
+def test_the_live_line_of_warm_says_what_how_long_and_how_much(api: Api) -> None:
+    from nbgpu import scaleflows
+
+    client = Client()
+    before = client.run("deploy", model="Org/M", name="chat").data
+    api.endpoints["chat"].nbgpu.workers[0].nbgpu.state = "starting"
+    api.endpoints["chat"].nbgpu.reason.text = "starting a worker: weights (3 s, usually 21 s)"
+    api.endpoints["chat"].nbgpu.cost_so_far = "0.42"
+    api.warm_polls = None
+    found = client.run("show", name="chat").data
+    text, share = scaleflows.waiting(found, before, 0, 1, 3.5)
+    assert text == (
+        "chat: starting a worker: weights · 3.5 s of typically 21.0 s · $0.01 so far · interrupt to cancel"
+    )
+    assert share == pytest.approx(3.5 / 21)
 
 
 def test_unloading_removes_everything(shell: Any) -> None:

@@ -33,7 +33,7 @@ def test_verbs_json_reads_back_as_the_same_verbs() -> None:
 
 
 def test_every_verb_is_there() -> None:
-    expected = "help status deploy ask ls show why logs stop start delete chart settings engine"
+    expected = "help status deploy scale warm ask ls show why logs events stop start delete chart settings engine"
     assert set(expected.split()) <= set(verbs())
     assert {n for n, v in verbs().items() if v.faces == ("cli",)} == {"serve", "shutdown"}
 
@@ -108,6 +108,17 @@ def test_an_endpoint_is_named_after_its_model(model: str, name: str) -> None:
         ({"env": {"HF_TOKEN": "x"}}, "HF_TOKEN looks like a secret"),
         ({"env": {"my_password": "x"}}, "my_password looks like a secret"),
         ({"always_on": 3, "workers": 2}, "--workers 3 or more"),
+        ({"always_on": -1}, "--always-on cannot be -1. It goes from 0 to 64."),
+        ({"workers": 65}, "--workers cannot be 65. It goes from 1 to 64."),
+        ({"idle": 90_000}, "--idle cannot be 1 d 1 h. It goes from 1 s to 1 d."),
+        ({"delay": 0.2}, "--delay cannot be 0.2 s. It goes from 0.5 s to 1 h."),
+        ({"per_worker": 0}, "--per-worker cannot be 0."),
+        ({"delay": 4, "per_worker": 4}, "Leave one of them out."),
+        ({"tiers": ["fast"]}, "There is no tier fast. There are: preimported, parked; or none."),
+        ({"tiers": ["none", "parked"]}, "--tiers is a list"),
+        ({"tiers": []}, "--tiers is a list"),
+        ({"tiers": ["preimported"], "park": 60}, "Add parked to --tiers"),
+        ({"park": 700_000}, "--park cannot be"),
         ({"gpu": ["H100"], "cpu": 2}, "exclude each other"),
         ({"model": None}, "Which model?"),
         ({"model": None, "engine": "command"}, "--name NAME"),
@@ -122,6 +133,58 @@ def test_deploy_refuses_what_cannot_be_meant(options: dict[str, Any], said: str)
 def test_always_on_raises_the_most_workers() -> None:
     body = call("deploy", "m", always_on=2).body
     assert body is not None and body["workers"]["max"] == 2
+
+
+def test_deploy_says_how_it_scales_and_how_workers_may_start_only_where_asked() -> None:
+    plain = call("deploy", "m").body
+    assert plain is not None and "scaling" not in plain and "policy" not in plain["nbgpu"]
+    body = call("deploy", "m", delay=2, tiers=["parked", "preimported"], park=0).body
+    assert body is not None
+    assert body["scaling"] == {"type": "QUEUE_DELAY", "queueDelay": 2.0}
+    # in one order, however they are written: running it again changes nothing
+    assert body["nbgpu"]["policy"] == {"tiers": ["preimported", "parked"], "parkS": 0.0}
+    body = call("deploy", "m", per_worker=4, tiers=["none"]).body
+    assert body is not None
+    assert body["scaling"] == {"type": "REQUEST_COUNT", "requestCount": 4}
+    assert body["nbgpu"]["policy"] == {"tiers": []}
+
+
+@pytest.mark.parametrize(
+    ("options", "body"),
+    [
+        ({"workers": 4}, {"workers": {"max": 4}}),
+        ({"always_on": 0}, {"workers": {"min": 0}}),
+        ({"idle": 300, "delay": 0.5},
+         {"workers": {"idleTimeout": 300}, "scaling": {"type": "QUEUE_DELAY", "queueDelay": 0.5}}),
+        ({"per_worker": 2}, {"scaling": {"type": "REQUEST_COUNT", "requestCount": 2}}),
+    ],
+)  # fmt: skip
+def test_scale_sends_only_what_is_given(options: dict[str, Any], body: dict[str, Any]) -> None:
+    made = call("scale", "chat", **options)
+    assert (made.method, made.path) == ("PATCH", "/v2/serverless/chat") and made.body == body
+
+
+def test_warm_is_for_half_an_hour_unless_said_otherwise() -> None:
+    made = call("warm", "chat")
+    assert (made.method, made.path) == ("POST", "/nbgpu/v1/warm/chat")
+    assert made.body == {"seconds": 1800, "workers": 1}
+    assert call("warm", "chat", for_=60, workers=2).body == {"seconds": 60, "workers": 2}
+    assert call("warm", "chat", off=True).body == {"seconds": 0}
+    for options in ({"for_": 0}, {"workers": 0}, {"off": True, "workers": 1}):
+        with pytest.raises(UsageProblem):
+            call("warm", "chat", **options)
+
+
+def test_a_parameter_whose_name_python_keeps_has_the_plain_flag() -> None:
+    (flag,) = [a.flags for a in verbs()["warm"].arguments if a.name == "for_"]
+    assert flag == ("--for",)
+
+
+def test_events_are_of_one_endpoint_or_of_all() -> None:
+    assert call("events").params == {"limit": 50}
+    assert call("events", "chat", limit=5).params == {"limit": 5, "endpoint": "chat"}
+    with pytest.raises(UsageProblem, match="--limit cannot be 0"):
+        call("events", limit=0)
 
 
 def test_names_are_quoted_in_paths() -> None:

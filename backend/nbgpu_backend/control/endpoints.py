@@ -224,10 +224,10 @@ class Endpoints:
 
     async def warm(self, control: EndpointControl, seconds: int, workers: int) -> None:
         """Keep so many workers up for a while, asked or not; 0 seconds end that. Raises Conflict."""
-        if (refusal := control.refusal()) is not None:
+        if seconds and (refusal := control.refusal()) is not None:
             raise refusal
         most = control.record.spec.workers.max
-        if workers > most:
+        if seconds and workers > most:
             raise BadRequest(
                 f"'{control.name}' may have at most {most} workers, not {workers}.",
                 f"Allow more first: nbgpu scale {control.name} --workers {workers}",

@@ -41,10 +41,11 @@ class Explainer:
 
     async def why(self, subject: str) -> Why:
         """`subject` is an endpoint's name or id, a worker's id or a request's. Raises NotFound."""
-        if subject.startswith("w-"):
-            return await self._worker(subject)
-        if subject.startswith("req-"):
-            return await self._request(subject)
+        if self._endpoints.find(subject) is None:  # one may be named w-1
+            if subject.startswith("w-"):
+                return await self._worker(subject)
+            if subject.startswith("req-"):
+                return await self._request(subject)
         return await self._endpoint(self._endpoints.get(subject))
 
     # --- an endpoint ------------------------------------------------------------------------------

@@ -621,7 +621,7 @@ class WorkerControl:
         self.state = state
         self.reason = Reason(code=code, text=text, since_us=now)
         at = now
-        if state == "starting" and self.record.started_us:
+        if code in ("launched", "adopted") and self.record.started_us:
             at = self.record.started_us
         if state == "stopped" and self.record.ended_us:
             at = self.record.ended_us

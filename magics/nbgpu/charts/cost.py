@@ -7,7 +7,6 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pandas
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.patches import Patch
 
 from nbgpu.charts import look
@@ -45,22 +44,17 @@ def cost(series: CostSeries, endpoint: str | None, rate: str, place: str) -> Cha
     last = table.iloc[-1]
     shares = ", ".join(f"{name} {dollars(float(last[name]))}" for name, _ in SHARES)
     since = datetime.fromtimestamp(series.since_us / 1e6).astimezone()
-    head = f"{what}: {dollars(series.total)} since {_when(since)}, at {priced}"
+    head = f"{what}: {dollars(series.total)} since {look.instant(since)}, at {priced}"
     head += f"; now {hint}" if free else ""
     figure = look.figure(3.2)
     axes = figure.subplots()
     look.dress(axes, grid="y")
-    zone = datetime.now().astimezone().tzinfo
-    local = table["at"].dt.tz_convert(zone)
+    local = table["at"].dt.tz_convert(look.zone())
     axes.stackplot(
         local, *(table[name] for name, _ in SHARES), colors=[colour for _, colour in SHARES],
         linewidth=0, alpha=0.95,
     )  # fmt: skip
-    locator = AutoDateLocator(tz=zone, minticks=3, maxticks=8)
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=zone))
-    axes.xaxis.get_offset_text().set_color(look.GREY)
-    axes.xaxis.get_offset_text().set_fontsize(8.5)
+    look.instants(axes)
     axes.yaxis.set_major_formatter(_dollar_ticks)
     axes.set_ylim(0, float(Decimal(series.total)) * 1.08)
     axes.margins(x=0)
@@ -69,11 +63,6 @@ def cost(series: CostSeries, endpoint: str | None, rate: str, place: str) -> Cha
     labels = [f"{name} {dollars(float(last[name]))}" for name, _ in reversed(SHARES)]
     look.legend(axes, handles, labels, loc="upper left")
     return Chart(figure, table, f"{head}\n{shares}")
-
-
-def _when(instant: datetime) -> str:
-    today = datetime.now().astimezone().date()
-    return f"{instant:%H:%M}" if instant.date() == today else f"{instant:%d %b %H:%M}"
 
 
 def _dollar_ticks(value: float, _: Any) -> str:

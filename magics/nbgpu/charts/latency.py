@@ -141,7 +141,7 @@ def _bars(groups: list[tuple[str, pandas.DataFrame]]) -> Figure:
     axes_of = figure.subplots(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0]
     for axes, (word, rows) in zip(axes_of, groups, strict=True):
         look.title(axes, line(word, rows))
-        labels = [f"{at:%H:%M:%S}" for at in rows["arrived"].dt.tz_convert(_zone())]
+        labels = [f"{at:%H:%M:%S}" for at in rows["arrived"].dt.tz_convert(look.zone())]
         _stack(axes, rows, labels)
         if len(rows) >= FEW:
             _guides(axes, rows["total"].to_numpy())
@@ -239,9 +239,3 @@ def _curve(axes: Any, rows: pandas.DataFrame) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0f} %")
     axes.xaxis.set_major_formatter(look.seconds)
     look.title(axes, "warm: share of requests with their first token (dark), and all of it, within")
-
-
-def _zone() -> Any:
-    from datetime import datetime
-
-    return datetime.now().astimezone().tzinfo

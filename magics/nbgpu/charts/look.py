@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime, tzinfo
 from typing import Any
 
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by colour-blind eyes
@@ -48,6 +50,26 @@ def title(axes: Any, text: str) -> None:
 def headline(owner: Figure, text: str) -> None:
     made = owner.suptitle(text, x=0.01, ha="left", fontsize=10.5, color=GREY, fontweight="bold")
     made.set_parse_math(False)
+
+
+def zone() -> tzinfo | None:
+    """Of this machine."""
+    return datetime.now().astimezone().tzinfo
+
+
+def instant(at: datetime) -> str:
+    """`14:05`, with the day where that is not today."""
+    here = at.astimezone(zone())
+    return f"{here:%H:%M}" if here.date() == datetime.now().date() else f"{here:%d %b %H:%M}"
+
+
+def instants(axes: Any) -> None:
+    """An x axis of time, in this machine's zone."""
+    locator = AutoDateLocator(tz=zone(), minticks=3, maxticks=8)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=zone()))
+    axes.xaxis.get_offset_text().set_color(GREY)
+    axes.xaxis.get_offset_text().set_fontsize(8.5)
 
 
 def seconds(value: float, _: Any = None) -> str:

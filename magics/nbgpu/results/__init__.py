@@ -7,5 +7,6 @@ HTML is escaped. No colours are set except small state marks that read on light 
     listing.py   Status, Listing, SettingsView
     endpoint.py  EndpointView
     story.py     WhyView, LogView, Deleted
+    events.py    EventListing
     answer.py    Answer, what a model said
 """

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from nbgpu.formats import dollars, per_hour, size, span
+from nbgpu import words
+from nbgpu.formats import dollars, per_hour, plural, size, span
 from nbgpu.results.shape import (
     MARKS,
     Markup,
@@ -26,9 +28,9 @@ if TYPE_CHECKING:
     from nbgpu_backend.schema.endpoints import Endpoint as Data
     from nbgpu_backend.schema.endpoints import Worker
 
-HEADS = ("worker", "state", "pid", "port", "tier", "ready after", "cost")
-COLUMNS = ("id", "state", "pid", "port", "tier", "generation", "place", "ready_seconds", "held",
-           "rate_per_hour", "cost", "reason")  # fmt: skip
+HEADS = ("worker", "state", "for", "tier", "ready after", "requests", "memory", "cost")
+COLUMNS = ("id", "state", "since", "reason", "pid", "port", "tier", "fell_back", "generation", "place", "gpu",
+           "ready_seconds", "phases", "held", "memory_bytes", "rate_per_hour", "cost", "skipped")  # fmt: skip
 
 
 class EndpointView(Rich):
@@ -52,17 +54,24 @@ class EndpointView(Rich):
 
     @property
     def df(self) -> pandas.DataFrame:
-        """One row a worker."""
-        return frame([self._row(w) for w in self.data.nbgpu.workers], COLUMNS)
+        """One row a worker: `since` in UTC, `phases` as {name: seconds}, costs in dollars."""
+        import pandas
+
+        found = frame([self._row(w) for w in self.data.nbgpu.workers], COLUMNS)
+        found["since"] = pandas.to_datetime(found["since"].astype("Int64"), unit="us", utc=True)
+        return found
 
     @staticmethod
     def _row(w: Worker) -> dict[str, Any]:
         n = w.nbgpu
         return {
-            "id": w.id, "state": n.state, "pid": n.pid, "port": n.port, "tier": n.tier,
-            "generation": n.generation, "place": n.place, "ready_seconds": n.ready_seconds,
-            "held": n.held, "rate_per_hour": float(n.rate_per_hour), "cost": float(n.cost_so_far),
-            "reason": n.reason.text,
+            "id": w.id, "state": n.state, "since": n.reason.since_us, "reason": n.reason.text,
+            "pid": n.pid, "port": n.port, "tier": n.tier, "fell_back": n.fell_back,
+            "generation": n.generation, "place": n.place, "gpu": n.gpu,
+            "ready_seconds": n.ready_seconds, "phases": {p.name: p.seconds for p in n.phases},
+            "held": n.held, "memory_bytes": n.memory_bytes,
+            "rate_per_hour": float(n.rate_per_hour), "cost": float(n.cost_so_far),
+            "skipped": [f"{skip.what}: {skip.text}" for skip in n.skipped],
         }  # fmt: skip
 
     def _facts(self) -> list[tuple[str, object]]:
@@ -77,6 +86,9 @@ class EndpointView(Rich):
             ("engine", " ".join([engine, *n.engine.options])),
             ("runs on", place),
             ("workers", f"{limits.min} to {limits.max}, idle for {span(limits.idle_timeout)} at most"),
+            *([("warm", warmth)] if (warmth := self._warmth()) else []),
+            ("scaling", words.scaling(data.scaling)),
+            ("starts", words.starts(n.policy.tiers, n.policy.park_s)),
             ("requests", f"{n.requests_total:,} so far, {n.queued} waiting, {n.held} in progress"),
             ("cost", f"{dollars(n.cost_so_far)} so far, {per_hour(n.rate_per_hour)} a running worker "
                      f"({n.rate_source})"),
@@ -89,20 +101,45 @@ class EndpointView(Rich):
         facts.append(("jobs" if n.engine.name == "handler" else "OpenAI", n.base_url))
         return facts
 
-    def _workers(self) -> list[list[str]]:
+    def _warmth(self) -> str:
+        warm = self.data.nbgpu.warm
+        if warm is None:
+            return ""
+        return f"until {words.clock(warm.until_us)}, {plural(warm.workers, 'worker')}"
+
+    @staticmethod
+    def _cells(w: Worker) -> list[str]:
+        n = w.nbgpu
         return [
-            [w.id, state_text(w.nbgpu.state), str(w.nbgpu.pid or "–"), str(w.nbgpu.port or "–"),
-             w.nbgpu.tier, span(w.nbgpu.ready_seconds) if w.nbgpu.ready_seconds is not None else "–",
-             dollars(w.nbgpu.cost_so_far)]
-            for w in self.data.nbgpu.workers
+            w.id, state_text(n.state), span(max(0.0, time.time() - n.reason.since_us / 1e6)), n.tier,
+            span(n.ready_seconds) if n.ready_seconds is not None else "–", str(n.held),
+            size(n.memory_bytes) if n.memory_bytes else "–", dollars(n.cost_so_far),
         ]  # fmt: skip
+
+    @staticmethod
+    def _notes(w: Worker) -> list[str]:
+        """What its row has no place for: the reason, the phases of its start, what did not serve."""
+        n = w.nbgpu
+        notes = [n.reason.text]
+        if n.phases:
+            notes.append(", ".join(f"{phase.name} {span(phase.seconds)}" for phase in n.phases))
+        if n.fell_back:
+            notes.append(f"no sooner start: {n.fell_back}")
+        notes += [f"not on {skip.what}: {skip.text}" for skip in n.skipped]
+        if w.is_stale:
+            notes.append("its settings have changed since: it takes no new requests")
+        where = [f"{name} {value}" for name, value in (("GPU", n.gpu), ("pid", n.pid), ("port", n.port)) if value]  # fmt: skip
+        return [*notes, *([", ".join(where)] if where else [])]
 
     def text(self) -> str:
         n = self.data.nbgpu
         head = f"{MARKS.get(n.state, '·')} {self.name} is {n.state}: {n.reason.text}"
         lines = [head, text_facts(self._facts())]
         if n.workers:
-            lines.append(text_table(HEADS, self._workers()))
+            head, *rows = text_table(HEADS, map(self._cells, n.workers)).split("\n")
+            lines.append(head)
+            for worker, row in zip(n.workers, rows, strict=True):
+                lines += [row, *(f"  {note}" for note in self._notes(worker))]
         return "\n".join(lines)
 
     def html(self) -> str:
@@ -112,11 +149,12 @@ class EndpointView(Rich):
         parts = [html_line(head), html_facts(self._facts())]
         if n.workers:
             rows: list[list[object]] = []
-            for worker, cells in zip(n.workers, self._workers(), strict=True):
-                row: list[object] = [*cells]
+            for worker in n.workers:
+                row: list[object] = [*self._cells(worker)]
                 row[1] = Markup(state_html(worker.nbgpu.state))
-                rows.append(row)
-            parts.append(html_table(HEADS, rows))
+                notes = "".join(f"<div>{escape(note)}</div>" for note in self._notes(worker))
+                rows.append([*row, Markup(notes)])
+            parts.append(html_table((*HEADS, "why"), rows))
         return "".join(parts)
 
     def to_dict(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from nbgpu import words
 from nbgpu.formats import dollars, per_hour, plural
 from nbgpu.results.shape import (
     Markup,
@@ -23,10 +24,20 @@ if TYPE_CHECKING:
     from nbgpu_backend.runtime import Backend
     from nbgpu_backend.schema.summary import EndpointRow, Settings, Summary
 
-COLUMNS = ("name", "model", "state", "on", "workers", "workers_max", "queued", "held",
+COLUMNS = ("name", "model", "state", "on", "workers", "workers_parked", "workers_min", "workers_max",
+           "warm_until", "queued", "held",
            "requests", "rate_per_hour", "cost", "idle_but_billing", "reason", "id")  # fmt: skip
 HEADS = ("name", "state", "workers", "waiting", "requests", "$/h", "cost", "model", "on")
 EMPTY = "No endpoint. Make one with: %gpu deploy Qwen/Qwen2.5-0.5B-Instruct --name chat"
+
+
+def parked(e: EndpointRow) -> int:
+    return e.workers_by_state.get("parked", 0)
+
+
+def up(e: EndpointRow) -> int:
+    """The workers that count to its limit."""
+    return len(e.workers) - parked(e)
 
 
 class Listing(Rich):
@@ -43,21 +54,34 @@ class Listing(Rich):
 
     @property
     def df(self) -> pandas.DataFrame:
-        """One row an endpoint; rates and costs in dollars, as floats."""
-        return frame([self._row(e) for e in self.summary.endpoints], COLUMNS)
+        """One row an endpoint; rates and costs in dollars, as floats. `workers` are those that count to max."""
+        import pandas
+
+        found = frame([self._row(e) for e in self.summary.endpoints], COLUMNS)
+        instants = found["warm_until"].astype("Int64")
+        found["warm_until"] = pandas.to_datetime(instants, unit="us", utc=True)
+        return found
 
     @staticmethod
     def _row(e: EndpointRow) -> dict[str, Any]:
         return {
-            "name": e.name, "model": e.model, "state": e.state, "on": e.on, "workers": len(e.workers),
-            "workers_max": e.workers_max, "queued": e.queued, "held": e.held,
+            "name": e.name, "model": e.model, "state": e.state, "on": e.on, "workers": up(e),
+            "workers_parked": parked(e), "workers_min": e.workers_min, "workers_max": e.workers_max,
+            "warm_until": e.warm_until_us, "queued": e.queued, "held": e.held,
             "requests": e.requests_total, "rate_per_hour": float(e.rate_per_hour),
             "cost": float(e.cost_so_far), "idle_but_billing": e.idle_but_billing,
             "reason": e.reason, "id": e.id,
         }  # fmt: skip
 
+    def _workers(self, e: EndpointRow) -> str:
+        """By state: parked ones count to no limit."""
+        parts = [words.workers(e.workers_by_state) or "none", f"max {e.workers_max}"]
+        if e.warm_until_us is not None:
+            parts.append(f"warm until {words.clock(e.warm_until_us)}")
+        return ", ".join(parts)
+
     def _cells(self, e: EndpointRow) -> list[str]:
-        return [e.name, state_text(e.state), f"{len(e.workers)} of {e.workers_max}", str(e.queued),
+        return [e.name, state_text(e.state), self._workers(e), str(e.queued),
                 f"{e.requests_total:,}", dollars(e.rate_per_hour), dollars(e.cost_so_far),
                 e.model, e.on]  # fmt: skip
 
@@ -91,10 +115,15 @@ class Status(Listing):
         super().__init__(summary)
         self.backend = backend
 
+    def _workers(self, e: EndpointRow) -> str:
+        """The short form."""
+        return f"{up(e)} of {e.workers_max}" + (f", {parked(e)} parked" if parked(e) else "")
+
     def headline(self) -> str:
         s = self.summary
-        workers = sum(len(e.workers) for e in s.endpoints)
-        parts = [plural(len(s.endpoints), "endpoint"), plural(workers, "worker"),
+        workers, kept = (sum(map(count, s.endpoints)) for count in (up, parked))
+        parts = [plural(len(s.endpoints), "endpoint"),
+                 plural(workers, "worker") + (f", {kept} parked" if kept else ""),
                  per_hour(s.per_hour), f"{dollars(s.spent_today)} today"]  # fmt: skip
         if s.idle_but_billing:
             parts.append("idle but billing: " + ", ".join(s.idle_but_billing))

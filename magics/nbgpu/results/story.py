@@ -12,16 +12,27 @@ if TYPE_CHECKING:
     from nbgpu_backend.schema.summary import LogLines, Why
 
 
+ENDED = ("answered", "failed")  # of a request
+
+
 class WhyView(Rich):
-    """`.df` is the history, newest first."""
+    """Of an endpoint, a worker or a request, in the words of the backend. `.df` is the history, newest first."""
 
     def __init__(self, why: Why) -> None:
         self.why = why
 
     def _facts(self) -> list[tuple[str, object]]:
         w = self.why
-        facts: list[tuple[str, object]] = [("since", f"{span(w.seconds)} ago"),
-                                           ("cost", f"{dollars(w.cost_so_far)} so far")]  # fmt: skip
+        facts: list[tuple[str, object]] = []
+        if w.subject != "endpoint":
+            facts.append(("endpoint", w.endpoint))
+        if self._over:
+            facts += [("took", span(w.seconds)), ("cost", dollars(w.cost_so_far))]
+        else:
+            facts += [
+                ("since", f"{span(w.seconds)} ago"),
+                ("cost", f"{dollars(w.cost_so_far)} so far"),
+            ]
         if w.typical:
             facts.append(("typical", w.typical))
         if w.phases:
@@ -30,11 +41,22 @@ class WhyView(Rich):
             facts.append(("next", w.next_step))
         return facts
 
+    @property
+    def _over(self) -> bool:
+        return self.why.subject == "request" and self.why.state in ENDED
+
+    def _label(self) -> str:
+        return "how:" if self._over else "now:"
+
     def headline(self) -> str:
-        return f"{self.why.name} is {self.why.state}: {self.why.reason.text}"
+        w = self.why
+        what = w.name if w.subject == "endpoint" else f"{w.subject} {w.name}"
+        return f"{what} is {w.state}: {w.reason.text}"
 
     def text(self) -> str:
         parts = [self.headline(), text_facts(self._facts())]
+        if self.why.facts:
+            parts += [self._label(), *(f"  {line}" for line in self.why.facts)]
         if self.why.history:
             parts += ["before:", *(f"  {line}" for line in self.why.history)]
         if self.why.tail:
@@ -43,6 +65,8 @@ class WhyView(Rich):
 
     def html(self) -> str:
         parts = [html_line(self.headline()), html_facts(self._facts())]
+        if self.why.facts:
+            parts += [html_line(self._label(), faint=True), html_pre("\n".join(self.why.facts))]
         if self.why.history:
             parts += [html_line("before:", faint=True), html_pre("\n".join(self.why.history))]
         if self.why.tail:

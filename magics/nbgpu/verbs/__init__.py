@@ -24,10 +24,10 @@ How a verb moves:
 The rules of a signature:
 
 - positional parameters are positional arguments, keyword-only ones are options (`always_on` is
-  `--always-on`); a default makes an argument optional; `bool` is a switch;
+  `--always-on`, and `for_`, whose bare name Python keeps, `--for`); a default makes an argument optional; `bool` is a switch;
 - `list[str]` is a comma-separated list, `dict[str, str]` an option that may come several times (`K=V`);
 - `Annotated[…, Arg(help, …)]` holds what a type cannot say: metavar, completion, short flag, and the
-  kinds `duration` (30s, 5m, 2h, as int seconds), `cell` (the text of a cell; in the CLI a positional
+  kinds `duration` (30s, 5m, 2h, as int seconds), `fine` (also 0.5s, as float seconds), `cell` (the text of a cell; in the CLI a positional
   argument or standard input), `pairs` (positional K=V) and `rest` (engine options: everything after
   `--`, and bare options that clash with none of the verb's own).
 

@@ -7,11 +7,16 @@ from typing import Annotated, Any
 
 from nbgpu.errors import UsageProblem
 from nbgpu.submission import is_job
+from nbgpu.verbs import knobs
 from nbgpu.verbs.call import Call, part, verb
 from nbgpu.verbs.spec import Arg
 
 Name = Annotated[str, Arg("the endpoint", metavar="NAME", complete="endpoint")]
 Thing = Annotated[str, Arg("the endpoint, or the id of a job", metavar="NAME", complete="thing")]
+Subject = Annotated[
+    str,
+    Arg("the endpoint, or the id of a worker, a request or a job", metavar="NAME", complete="thing"),
+]  # fmt: skip
 SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD")
 
 
@@ -62,6 +67,26 @@ def deploy(
     idle: Annotated[
         int, Arg("a worker stops after so long without work", metavar="TIME", kind="duration")
     ] = 60,
+    delay: Annotated[
+        float | None,
+        Arg("add a worker once a request has waited so long; by default 4s",
+            metavar="TIME", kind="fine"),
+    ] = None,
+    per_worker: Annotated[
+        int | None,
+        Arg("instead: as many workers as give each so many requests", metavar="N"),
+    ] = None,
+    tiers: Annotated[
+        list[str] | None,
+        Arg("how a worker may start sooner than plainly: forked from a process that has imported the "
+            "engine, woken where an idle one was parked, or none; by default both",
+            metavar="parked,preimported|none", complete="tiers"),
+    ] = None,
+    park: Annotated[
+        int | None,
+        Arg("an idle engine is kept parked for so long; 0 for never; by default as its engine has it",
+            metavar="TIME", kind="duration"),
+    ] = None,
     env: Annotated[dict[str, str] | None, Arg("a variable for the engine", metavar="K=V")] = None,
     engine: Annotated[
         str,
@@ -77,7 +102,7 @@ def deploy(
         list[str] | None,
         Arg("options of the engine, as it knows them", metavar="-- …", kind="rest"),
     ] = None,
-) -> Call:
+) -> Call:  # fmt: skip
     """Serve a model, or the jobs of a handler: workers start when asked and stop when idle.
 
     Running it again is normal: the same settings find the endpoint as it is, changed settings roll it.
@@ -102,14 +127,9 @@ def deploy(
     check_env(env or {})
     called = name or name_of(model or "")
     most = workers if workers is not None else max(1, always_on)
-    if always_on > most:
-        raise UsageProblem(
-            f"--always-on {always_on} is more than --workers {most} allows.",
-            f"Write --workers {always_on} or more.",
-        )
     body: dict[str, Any] = {
         "name": called,
-        "workers": {"min": always_on, "max": most, "idleTimeout": idle},
+        "workers": knobs.limits(most, always_on, idle),
         "env": env or {},
         "nbgpu": {
             "model": model,
@@ -119,6 +139,10 @@ def deploy(
             "take": take,
         },
     }
+    if policy := knobs.scaling(delay, per_worker):
+        body["scaling"] = policy
+    if policy := knobs.starts(tiers, park):
+        body["nbgpu"]["policy"] = policy
     checked = CreateEndpoint.model_validate(body).model_dump(
         mode="json", by_alias=True, exclude_unset=True
     )
@@ -149,9 +173,12 @@ def show(name: Thing) -> Call:
     return Call("GET", f"/v2/serverless/{part(name)}", "Endpoint", view="endpoint", about=name)
 
 
-@verb("why chat", overview=4)
-def why(name: Thing) -> Call:
-    """Why it is in its state, since when, at what cost, and what to do."""
+@verb("why chat", "why w-5f0c2a9be1", overview=4)
+def why(name: Subject) -> Call:
+    """Why it is in its state, since when, at what cost, and what to do.
+
+    Of an endpoint, a worker, a request that waits or was answered, or a job.
+    """
     if is_job(name):
         return Call("GET", f"/nbgpu/v1/jobs/{part(name)}", "JobDetail", follow="why_job",
                     view="job_why", about=name)  # fmt: skip
@@ -165,6 +192,22 @@ def logs(
     """The last lines of the newest worker's log, also of one that has ended."""
     return Call("GET", f"/nbgpu/v1/logs/{part(name)}", "LogLines", params={"tail": tail},
                 view="logs", about=name)  # fmt: skip
+
+
+@verb("events", "events chat --limit 100")
+def events(
+    name: Annotated[
+        str | None, Arg("the endpoint; all of them if left out", metavar="NAME", complete="endpoint")
+    ] = None,
+    *,
+    limit: Annotated[int, Arg("at most so many, the newest", metavar="N", short="-n")] = 50,
+) -> Call:  # fmt: skip
+    """What happened and why, the newest last: workers that started or ended, what was changed."""
+    params: dict[str, str | int | list[str]] = {"limit": knobs.count("--limit", limit, 1, 1000)}
+    if name is not None:
+        params["endpoint"] = name
+    return Call("GET", "/nbgpu/v1/history", "EventList", params=params, view="events",
+                about=name or "")  # fmt: skip
 
 
 @verb("stop chat", overview=7)

@@ -14,6 +14,7 @@ from nbgpu.verbs.spec import Arg, Argument, Verb
 MODULES = (
     "nbgpu.verbs.overview",
     "nbgpu.verbs.endpoints",
+    "nbgpu.verbs.scaling",
     "nbgpu.verbs.asking",
     "nbgpu.verbs.jobs",
     "nbgpu.verbs.charting",
@@ -69,7 +70,10 @@ def _argument(parameter: inspect.Parameter, hint: Any) -> Argument:
     required = parameter.default is inspect.Parameter.empty
     flags: tuple[str, ...] = ()
     if parameter.kind is inspect.Parameter.KEYWORD_ONLY and kind not in ("rest", "pairs"):
-        flags = (*([arg.short] if arg.short else []), "--" + parameter.name.replace("_", "-"))
+        flags = (
+            *([arg.short] if arg.short else []),
+            "--" + parameter.name.rstrip("_").replace("_", "-"),
+        )
     return Argument(
         name=parameter.name,
         flags=flags,

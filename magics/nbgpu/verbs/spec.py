@@ -27,7 +27,7 @@ class Arg:
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One argument. `kind`: text, int, float, flag, duration, list, map, cell, pairs, rest."""
+    """One argument. `kind`: text, int, float, flag, duration, fine, list, map, cell, pairs, rest."""
 
     name: str
     flags: tuple[str, ...]  # empty: positional

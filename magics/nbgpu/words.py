@@ -1,0 +1,52 @@
+"""Settings and instants in words, the same on every face (stdlib only)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from nbgpu.formats import plural, span
+
+# in the order in which they are told and drawn; `initializing` is told as starting
+STATES = ("running", "idle", "starting", "draining", "parked", "throttled", "unhealthy")
+
+
+def scaling(policy: Any) -> str:
+    """`another worker once a request has waited 4 s`; from a model or from what it is on the wire."""
+    wire: Mapping[str, Any] = policy if isinstance(policy, Mapping) else policy.wire()
+    if wire.get("type") == "REQUEST_COUNT":
+        count = wire["requestCount"]
+        return f"a worker for every {plural(count, 'request')} that {'waits' if count == 1 else 'wait'} or {'runs' if count == 1 else 'run'}"  # fmt: skip
+    return f"another worker once a request has waited {seconds(wire['queueDelay'])}"
+
+
+def starts(tiers: Sequence[str], park_s: float | None) -> str:
+    """How a worker may start: `from a pre-imported parent, or woken where it was parked (for 10 min)`."""
+    ways = []
+    if "preimported" in tiers:
+        ways.append("from a pre-imported parent")
+    if "parked" in tiers and park_s != 0:
+        kept = "as long as its engine has it" if park_s is None else f"for {seconds(park_s)}"
+        ways.append(f"woken where it was parked ({kept})")
+    return ", or ".join(ways) + ", else plainly" if ways else "plainly"
+
+
+def seconds(value: float) -> str:
+    """`4 s` for 4.0, too."""
+    return span(int(value) if float(value).is_integer() else value)
+
+
+def workers(by_state: Mapping[str, int]) -> str:
+    """`2 running, 1 parked`; nothing for none."""
+    counts = dict(by_state)
+    if "initializing" in counts:
+        counts["starting"] = counts.get("starting", 0) + counts.pop("initializing")
+    order = [s for s in STATES if s in counts] + [s for s in counts if s not in STATES]
+    return ", ".join(f"{counts[state]} {state}" for state in order if counts[state])
+
+
+def clock(at_us: int) -> str:
+    """The time of day here, `14:05`; with the date where that is not today."""
+    at = datetime.fromtimestamp(at_us / 1e6)
+    return f"{at:%H:%M}" if at.date() == datetime.now().date() else f"{at:%Y-%m-%d %H:%M}"

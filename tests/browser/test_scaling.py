@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ import pytest
 from playwright.sync_api import Locator, expect
 
 from tests.browser.lab import Visit
-from tests.support.backend import command_engine
+from tests.support.backend import CLONE, command_engine
 from tests.support.waiting import until
 
 NETWORK = "network-scaling"
@@ -114,14 +115,34 @@ def test_the_commands_scale_and_warm_too(visit: Visit) -> None:
     visit.command("nbgpu:warm", {"name": NAME, "seconds": 0})
     row = visit.row(NAME)
     expect(row.locator(".nbgpu-Row-numbers")).not_to_contain_text("warm until")
+    expect(row).to_contain_text("at most 2 workers, stops after 2 s idle")
     # the story of the endpoint goes on by itself
     told = row.get_by_role("region", name=f"Why {NAME} is as it is")
     expect(told).to_contain_text(f"{NAME} is asleep", timeout=30_000)
     expect(row).to_contain_text("Workers: none")
     visit.command("nbgpu:scale", {"name": NAME})
-    expect(row.get_by_role("form", name=f"Scale {NAME}").get_by_label("At most")).to_have_value("2")
+    most = row.get_by_role("form", name=f"Scale {NAME}").get_by_label("At most")
+    expect(most).to_be_focused()
+    expect(most).to_have_value("2")
     visit.page.keyboard.press("Escape")
+    expect(most).to_be_hidden()
     told.get_by_role("button", name=re.compile("^Close")).click()
+
+
+def test_scale_and_warm_are_written_as_cells(visit: Visit) -> None:
+    verbs = {one["name"] for one in json.loads((CLONE / "magics/nbgpu/verbs.json").read_text())}
+    if not {"scale", "warm"} <= verbs:
+        pytest.skip("the magics have no verbs scale and warm: their buttons offer no cell")
+    visit.notebook()
+    row = visit.row(NAME)
+    act(visit, f"Insert as cell: Keep {NAME} warm for 2 h").click()
+    act(visit, f"Scale {NAME}").click()
+    expect(row.get_by_label("At most")).to_be_focused()
+    row.get_by_label("At most").fill("3")
+    act(visit, f"Insert as cell: Apply the limits of {NAME}").click()
+    wanted = [f"%load_ext nbgpu\n%gpu warm {NAME} --for 2h", f"%gpu scale {NAME} --workers 3"]
+    until(lambda: visit.sources() == wanted)
+    row.get_by_role("button", name="Cancel").click()
 
 
 def test_an_open_panel_asks_nothing_while_nothing_happens(visit: Visit) -> None:
@@ -142,6 +163,26 @@ def test_a_worker_that_died_still_says_why(visit: Visit) -> None:
     expect(act(visit, f"Keep {NAME} warm for 2 h")).to_be_disabled()
     visit.shoot("ended")
     until(lambda: not visit.lab.backend.row(NAME)["workers"])
+
+
+def test_a_worker_is_parked_and_woken(visit: Visit) -> None:
+    name, backend = "parker", visit.lab.backend
+    extras = {"engine": ENGINE, "policy": {"parkS": 600}}
+    backend.deploy(name, workers={"max": 1, "idleTimeout": 1}, nbgpu=extras)
+    visit.command("nbgpu:warm", {"name": name, "seconds": 60})  # the panel has not heard of it yet
+    backend.wait_state(name, "ready")
+    visit.command("nbgpu:warm", {"name": name, "seconds": 0})
+    row = visit.row(name)
+    row.locator(".nbgpu-Row-head").click()
+    worker = row.locator("[data-worker]")
+    expect(worker).to_contain_text("parked after 1 s without work", timeout=30_000)
+    expect(activity(visit)).to_contain_text(f"{name}: parked after 1 s without work")
+    visit.shoot("parked")
+    row.get_by_role("button", name=f"Keep {name} warm for 2 h", exact=True).click()
+    expect(worker).to_contain_text("woken", timeout=30_000)
+    expect(activity(visit)).to_contain_text(re.compile(rf"{name}: woken [\d.]+ m?s"))
+    assert visit.violations() == []
+    visit.shoot("woken")
 
 
 def test_nothing_went_wrong_in_the_page(visit: Visit) -> None:

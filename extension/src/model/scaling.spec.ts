@@ -102,10 +102,10 @@ test('workers that work come first, and those that leave last', () => {
 });
 
 test('a worker says how it started, what it holds and on what', () => {
-  expect(traits(worker('w', { tier: 'preimported', held: 2, gpu: 'RTX4090' }))).toBe(
-    'pre-imported start · holds 2 requests · RTX4090'
+  expect(traits(worker('w-1f', { tier: 'preimported', held: 2, gpu: 'RTX4090' }))).toBe(
+    'pre-imported start · holds 2 requests · RTX4090 · w-1f'
   );
-  expect(traits(worker('w', { tier: '' }))).toBe('');
+  expect(traits(worker('w-1f', { tier: '' }))).toBe('w-1f');
 });
 
 test('a time in a state counts by the backend’s clock', () => {

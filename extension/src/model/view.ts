@@ -18,6 +18,8 @@ export class View {
   scaling: ScaleDraft | null = null;
   /** What is asked why about in the open row: its name, or a worker's id. */
   why: string | null = null;
+  /** Its answer has not been seen yet: it is brought into view once, not each time its row is drawn again. */
+  unseen = false;
 
   get changed(): ISignal<this, void> {
     return this._changed;
@@ -51,7 +53,8 @@ export class View {
 
   /** Ask why, or no more if it is asked already. */
   wonder(subject: string): void {
-    this.set({ why: this.why === subject ? null : subject });
+    this.unseen = this.why !== subject;
+    this.set({ why: this.unseen ? subject : null });
   }
 
   select(names: Iterable<string>): void {

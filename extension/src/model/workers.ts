@@ -43,12 +43,13 @@ export function workerCostAt(worker: WorkerRow, row: EndpointRow, at: number, no
   return Number(worker.costSoFar) + (workerRate(worker, row) * Math.max(0, now - at)) / PER_HOUR_MS;
 }
 
-/** `pre-imported start · holds 2 requests · RTX4090`. */
+/** `pre-imported start · holds 2 requests · RTX4090 · w-1f`. */
 export function traits(worker: WorkerRow): string {
   return [
     TIERS[worker.tier] ?? worker.tier,
     worker.held > 0 && `holds ${plural(worker.held, 'request')}`,
-    worker.gpu
+    worker.gpu,
+    worker.id
   ]
     .filter(Boolean)
     .join(' · ');

@@ -13,8 +13,8 @@ const OFF = 'off: no longer';
 /** The endpoint of a command: the one that is named, the open one, the only one, or the one that is chosen. */
 async function chosen(nbgpu: INbgpu, title: string, args: ReadonlyPartialJSONObject): Promise<string | null> {
   const { state, view } = nbgpu;
-  if (!state.summary) {
-    await state.refresh();
+  if (!state.summary || (typeof args.name === 'string' && !state.endpoint(args.name))) {
+    await state.refresh(); // it may have been made just now
   }
   const names = (state.summary?.endpoints ?? []).map(row => row.name);
   if (typeof args.name === 'string') {

@@ -9,7 +9,7 @@ export function Act(props: {
   label: string;
   /** for a screen reader: `stop chat` */
   about: string;
-  icon: LabIcon;
+  icon?: LabIcon;
   onClick: () => void;
   /** null where a notebook has no such verb */
   cell: (() => Cell) | null;
@@ -38,7 +38,7 @@ export function Act(props: {
         disabled={props.disabled}
         onClick={props.submit ? undefined : props.onClick}
       >
-        <props.icon.react tag="span" className="nbgpu-Icon" width="14px" height="14px" />
+        {props.icon && <props.icon.react tag="span" className="nbgpu-Icon" width="14px" height="14px" />}
         <span>{props.label}</span>
       </button>
       {insert && cell && (

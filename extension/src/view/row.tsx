@@ -117,7 +117,9 @@ function Details({ row, busy }: { row: EndpointRow; busy: boolean }): React.Reac
     view.set({ why: null });
     box.current?.querySelector<HTMLElement>(`[data-why="${why}"]`)?.focus();
   };
-  const place = `${row.on}, at most ${plural(row.workersMax, 'worker')}, stops after ${span(row.idleTimeoutS)} idle`;
+  // While it is warm, more are kept up than always are.
+  const always = row.workersMin > 0 && row.warmUntilUs === null ? `, ${row.workersMin} always on` : '';
+  const place = `${row.on}, at most ${plural(row.workersMax, 'worker')}${always}, stops after ${span(row.idleTimeoutS)} idle`;
   return (
     <div ref={box} className="nbgpu-Details" role="region" aria-label={`Details of ${name}`}>
       <TryIt name={name} stopped={row.state === 'stopped'} />
@@ -142,6 +144,15 @@ function Details({ row, busy }: { row: EndpointRow; busy: boolean }): React.Reac
           />
         )}
         <Act
+          label="Why?"
+          about={`Why? ${name}`}
+          icon={infoIcon}
+          subject={name}
+          expanded={why === name}
+          onClick={() => view.wonder(name)}
+          cell={() => cell('why', { name })}
+        />
+        <Act
           label="Scale"
           about={`Scale ${name}`}
           icon={settingsIcon}
@@ -150,15 +161,6 @@ function Details({ row, busy }: { row: EndpointRow; busy: boolean }): React.Reac
           button={scale}
           onClick={() => view.set({ scaling: scaling ? null : draftOf(row) })}
           cell={null}
-        />
-        <Act
-          label="Why?"
-          about={`Why? ${name}`}
-          icon={infoIcon}
-          subject={name}
-          expanded={why === name}
-          onClick={() => view.wonder(name)}
-          cell={() => cell('why', { name })}
         />
         <Act
           label="Delete"
@@ -195,9 +197,10 @@ function Details({ row, busy }: { row: EndpointRow; busy: boolean }): React.Reac
         )}
       </div>
       {scaling && <ScaleForm key={name} draft={scaling} onClose={closeScale} />}
-      {why !== null && <WhyStory key={why} row={row} subject={why} onClose={closeWhy} />}
-      <Warm row={row} busy={busy} />
+      {why === name && <WhyStory row={row} subject={name} onClose={closeWhy} />}
+      <Warm row={row} />
       <Workers row={row} />
+      {why !== null && why !== name && <WhyStory key={why} row={row} subject={why} onClose={closeWhy} />}
       <dl className="nbgpu-Facts">
         <Fact name="model" text={row.model || 'a command'} />
         <Fact name="runs on" text={place} />

@@ -122,7 +122,7 @@ export function ScaleForm(props: { draft: ScaleDraft; onClose: () => void }): Re
           icon={runIcon}
           primary
           submit
-          disabled={sending || reading}
+          disabled={reading}
           onClick={() => undefined}
           cell={known('scale') ? () => cell('scale', valuesOf(draft)) : null}
         />

@@ -196,7 +196,8 @@ test('warm starts, is shown with its end, and ends', async () => {
 });
 
 test('a stopped endpoint is not kept warm', async () => {
-  const node = await opened(fake(of(row('chat', { state: 'stopped' }))));
+  const node = await opened(fake(of(row('chat', { state: 'stopped', warmUntilUs: 1e18 }))));
+  expect(node.textContent).not.toContain('warm until');
   expect(button(node, 'Keep chat warm for 2 h')?.disabled).toBe(true);
 });
 

@@ -1,4 +1,3 @@
-import { runIcon, stopIcon } from '@jupyterlab/ui-components';
 import * as React from 'react';
 import type { EndpointRow } from '../api/schema';
 import { isWarm, until, warmValues, WARMTHS, warmWorkers } from '../model/warmth';
@@ -7,37 +6,41 @@ import { useHands } from './context';
 import { useNow } from './hooks';
 import { Act } from './parts';
 
+/** A stopped endpoint takes no requests, and so is not kept warm for them. */
+function rests(row: EndpointRow): boolean {
+  return row.state === 'stopped' || row.state === 'failed';
+}
+
 /** `warm until 14:30`, while it is. */
 export function useWarmth(row: EndpointRow): string | null {
   const { state } = useHands();
   const now = useNow(state.attentive && row.warmUntilUs !== null, 5000);
   const { summary } = state;
-  return summary && row.warmUntilUs !== null && isWarm(row, summary, state.summaryAt, now)
+  return summary && row.warmUntilUs !== null && !rests(row) && isWarm(row, summary, state.summaryAt, now)
     ? `warm until ${until(row.warmUntilUs, now)}`
     : null;
 }
 
 /** Keep a worker up for a while, asked or not. */
-export function Warm({ row, busy }: { row: EndpointRow; busy: boolean }): React.ReactElement {
+export function Warm({ row }: { row: EndpointRow }): React.ReactElement {
   const { actions } = useHands();
   const { name } = row;
   const said = useWarmth(row);
   const workers = warmWorkers(row);
-  // A stopped endpoint takes no requests, and so is not kept warm for them.
-  const rested = row.state === 'stopped' || row.state === 'failed';
+  const first = React.useRef<HTMLButtonElement>(null);
   const written = (seconds: number) => (known('warm') ? () => cell('warm', warmValues(name, seconds, workers)) : null);
   return (
-    <div className="nbgpu-Buttons" role="group" aria-label={`Keep ${name} warm`}>
+    <div className="nbgpu-Buttons nbgpu-Warm" role="group" aria-label={`Keep ${name} warm`}>
       <span className="nbgpu-Label" role="status">
         {said ?? 'Keep warm'}
       </span>
-      {WARMTHS.map(([seconds, label]) => (
+      {WARMTHS.map(([seconds, label], index) => (
         <Act
           key={seconds}
           label={label}
           about={`Keep ${name} warm for ${label}`}
-          icon={runIcon}
-          disabled={busy || rested}
+          button={index === 0 ? first : undefined}
+          disabled={rests(row)}
           onClick={() => void actions.warm(name, seconds, workers)}
           cell={written(seconds)}
         />
@@ -46,9 +49,10 @@ export function Warm({ row, busy }: { row: EndpointRow; busy: boolean }): React.
         <Act
           label="Off"
           about={`Warm off: ${name} may scale down`}
-          icon={stopIcon}
-          disabled={busy}
-          onClick={() => void actions.warm(name, 0)}
+          onClick={() => {
+            first.current?.focus(); // this one goes away
+            void actions.warm(name, 0);
+          }}
           cell={written(0)}
         />
       )}

@@ -73,10 +73,19 @@ function useStory(subject: string, mark: string): Story {
 /** Why an endpoint or a worker is as it is: the words of `nbgpu why`. */
 export function WhyStory(props: { row: EndpointRow; subject: string; onClose: () => void }): React.ReactElement {
   const { row, subject, onClose } = props;
-  const { insert } = useHands();
+  const { insert, view } = useHands();
   const { told, problem, at } = useStory(subject, stamp(row, subject));
+  const box = React.useRef<HTMLElement>(null);
+  const there = told !== null;
+  React.useEffect(() => {
+    if (there && view.unseen) {
+      view.unseen = false;
+      box.current?.scrollIntoView({ block: 'nearest' });
+    }
+  }, [there, view]);
   return (
     <section
+      ref={box}
       className="nbgpu-Why"
       aria-label={`Why ${subject} is as it is`}
       onKeyDown={event => {
@@ -87,7 +96,9 @@ export function WhyStory(props: { row: EndpointRow; subject: string; onClose: ()
       }}
     >
       <div className="nbgpu-Why-head">
-        <p role="status">{told ? `${told.name} is ${told.state}: ${told.reason.text}` : problem ? '' : 'Asking…'}</p>
+        <button type="button" className="nbgpu-Close" aria-label={`Close why ${subject}`} onClick={onClose}>
+          ×
+        </button>
         {insert && (
           <button
             type="button"
@@ -99,9 +110,10 @@ export function WhyStory(props: { row: EndpointRow; subject: string; onClose: ()
             as cell
           </button>
         )}
-        <button type="button" className="nbgpu-Close" aria-label={`Close why ${subject}`} onClick={onClose}>
-          ×
-        </button>
+        <p role="status">
+          {told && <b>{`${told.name} is ${told.state}`}</b>}
+          {told ? `: ${told.reason.text}` : problem ? '' : 'Asking…'}
+        </p>
       </div>
       {problem && <Trouble failure={problem} />}
       {told && <Words told={told} at={at} row={row} />}

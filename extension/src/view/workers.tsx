@@ -52,7 +52,7 @@ function Line(props: { worker: WorkerRow; row: EndpointRow; summary: Summary; no
         </span>
         <Wonder subject={worker.id} about={`worker ${worker.id}`} />
       </div>
-      <p title={worker.id}>{worker.reason}</p>
+      <p>{worker.reason}</p>
       <p>{traits(worker)}</p>
     </div>
   );

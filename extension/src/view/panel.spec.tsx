@@ -232,11 +232,12 @@ test('a delete names workers and requests that go with it', async () => {
 
 test('the status bar shows the price of an hour and how many run', async () => {
   const busy = row('a', { workers: [worker('w-1', { state: 'running' })] });
-  const { hands } = fake(changes(1, [], { summary: summary([busy, row('b')], { perHour: '1.10' }) }));
+  const parked = row('b', { workers: [worker('w-2', { state: 'parked' })] });
+  const { hands } = fake(changes(1, [], { summary: summary([busy, parked, row('c')], { perHour: '1.10' }) }));
   const open = vi.fn();
   const node = await draw(hands, <Status state={hands.state} open={open} />);
   expect(node.textContent).toBe('$1.10/h · 1 running');
-  expect(node.querySelector('button')?.title).toBe('GPU endpoints: 1 of 2 running, $1.10/h now');
+  expect(node.querySelector('button')?.title).toBe('GPU endpoints: 1 of 3 running, $1.10/h now');
   await click(node.querySelector('button'));
   expect(open).toHaveBeenCalled();
 });

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Locator, Route, expect
 
 from tests.browser.lab import Visit
 from tests.support.backend import CLONE, command_engine
@@ -183,6 +183,61 @@ def test_a_worker_is_parked_and_woken(visit: Visit) -> None:
     expect(activity(visit)).to_contain_text(re.compile(rf"{name}: woken [\d.]+ m?s"))
     assert visit.violations() == []
     visit.shoot("woken")
+
+
+def test_64_workers_are_few_lines_and_all_are_reached(visit: Visit) -> None:
+    states = ("running", "idle", "starting", "parked", "draining", "throttled", "unhealthy")
+    sums = "too little memory: it needs 3.1 GB and 2.0 GB are available (1 worker 1.2 GB)"
+    happened = {
+        "worker.throttled": f"{NAME} waits: {sums}",
+        "worker.fell_back": f"A worker of {NAME}: it was started plainly: the parent has ended",
+    }
+
+    def crowd(route: Route) -> None:
+        answer = route.fetch()
+        body = answer.json()
+        for row in body["summary"]["endpoints"]:
+            one = {"pid": 1, "port": 1, "tier": "preimported", "reason": "it answers", "held": 2}
+            row["workers"] = [
+                {
+                    **one,
+                    "id": f"w-{number:03}",
+                    "state": states[number // 10],
+                    "sinceUs": body["summary"]["atUs"] - 125_000_000,
+                    "gpu": "RTX4090",
+                    "costSoFar": "0.41",
+                }
+                for number in range(64)
+            ]
+            row["workersByState"] = dict.fromkeys(states, 9)
+        for last in body["events"][-1:]:
+            while happened:  # once
+                kind, text = happened.popitem()
+                told = {"kind": kind, "text": text, "endpoint": NAME, "seq": -len(happened)}
+                body["events"].append({**last, **told})
+        route.fulfill(response=answer, json=body)
+
+    visit.page.route("**/nbgpu/v1/changes*", crowd)
+    visit.lab.backend.http.post(f"/v2/serverless/{NAME}/action", json={"action": "start"})
+    visit.row(NAME).locator(".nbgpu-Row-head").click()
+    lines = visit.row(NAME).locator("[data-worker]")
+    expect(lines.first).to_contain_text("running 2 min")
+    assert lines.count() < 20
+    expect(activity(visit)).to_contain_text(f"{NAME}: throttled: {sums}")
+    expect(activity(visit)).to_contain_text(f"{NAME}: fell back: it was started plainly")
+    box = visit.row(NAME).get_by_role("group", name=f"Workers of {NAME} by state")
+    box.scroll_into_view_if_needed()
+    assert visit.violations() == []
+    visit.shoot("crowd")
+    box.focus()
+    last = box.locator('[data-worker="w-063"]')
+    for _ in range(3):  # lines turn out higher, or lower, as they come into view
+        visit.page.keyboard.press("End")
+        visit.page.wait_for_timeout(300)
+    expect(last).to_be_in_viewport()
+    assert lines.count() < 20
+    visit.settle()
+    visit.page.unroute_all(behavior="wait")
 
 
 def test_nothing_went_wrong_in_the_page(visit: Visit) -> None:

@@ -28,7 +28,7 @@ export function Workers({ row }: { row: EndpointRow }): React.ReactElement | nul
           label={`Workers of ${row.name} by state`}
           items={workers}
           keyOf={worker => worker.id}
-          estimate={54}
+          estimate={72}
           draw={worker => <Line worker={worker} row={row} summary={summary} now={now} />}
         />
       )}

@@ -7,6 +7,7 @@ browser.ResizeObserver ??= class {
   unobserve(): void {}
   disconnect(): void {}
 };
+Element.prototype.scrollIntoView ??= () => undefined;
 browser.matchMedia ??= () => ({
   matches: false,
   addListener: () => undefined,

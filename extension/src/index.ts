@@ -5,9 +5,10 @@ import { core } from './plugins/core';
 import { launcher } from './plugins/launcher';
 import { notifications } from './plugins/notifications';
 import { panel } from './plugins/panel';
+import { scaling } from './plugins/scaling';
 import { settings } from './plugins/settings';
 import { statusbar } from './plugins/statusbar';
 
 export { ICells, INbgpu, IPresentation } from './tokens';
 
-export default [core, cells, settings, commands, panel, launcher, statusbar, notifications];
+export default [core, cells, settings, commands, scaling, panel, launcher, statusbar, notifications];

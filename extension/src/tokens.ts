@@ -45,5 +45,7 @@ export const PANEL = 'nbgpu-panel';
 export const Commands = {
   open: 'nbgpu:open',
   deploy: 'nbgpu:deploy',
+  scale: 'nbgpu:scale',
+  warm: 'nbgpu:warm',
   insert: 'nbgpu:insert-cell'
 } as const;

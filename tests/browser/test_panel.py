@@ -82,7 +82,8 @@ def test_asking_shows_the_wait_and_streams_the_answer(visit: Visit) -> None:
     box = row.get_by_label("Try it")
     box.fill("Say hello.")
     row.get_by_role("button", name=f"Ask {NAME}", exact=True).click()
-    expect(row.get_by_role("status")).to_contain_text(re.compile("start", re.I), timeout=30_000)
+    tried = row.get_by_role("form", name=f"Try {NAME}")
+    expect(tried.get_by_role("status")).to_contain_text(re.compile("start", re.I), timeout=30_000)
     expect(row).to_contain_text("1 starting", timeout=30_000)
     visit.shoot("waiting")
     answer = row.get_by_role("region", name=f"Answer of {NAME}")
@@ -129,8 +130,10 @@ def test_every_other_action_inserts_a_cell_too(visit: Visit) -> None:
 
 def test_it_goes_to_zero_while_nobody_asks(visit: Visit) -> None:
     row = visit.row(NAME)
-    expect(row).to_contain_text("no workers", timeout=90_000)
+    expect(row).to_contain_text("1 parked", timeout=90_000)
     expect(row).to_contain_text("asleep")
+    expect(visit.panel.locator(".nbgpu-Figures")).to_contain_text("$0/h")
+    visit.shoot("parked-engine")
 
 
 def test_an_idle_panel_asks_nothing(visit: Visit) -> None:

@@ -30,6 +30,18 @@ test('no token of the backend is sent', async () => {
   expect(await request.json()).toEqual({ action: 'stop' });
 });
 
+test('to scale sends what is changed, and to warm how long', async () => {
+  const { client: found, requests } = client();
+  await found.scale('chat', { max: 4 });
+  await found.warm('chat', 1800, 1);
+  await found.why('w-1f');
+  expect(requests.map(one => `${one.method} ${one.url.split('/nbgpu/api/')[1]?.split('?')[0]}`)).toEqual([
+    'PATCH v2/serverless/chat', 'POST nbgpu/v1/warm/chat', 'GET nbgpu/v1/why/w-1f'
+  ]);
+  expect(await requests[0]!.json()).toEqual({ workers: { max: 4 } });
+  expect(await requests[1]!.json()).toEqual({ seconds: 1800, workers: 1 });
+});
+
 test('a peek starts no backend', async () => {
   const { client: found, requests } = client(new Response(null, { status: 204 }), new Response('{"seq": 1}'));
   expect(await found.peek()).toBeNull();

@@ -2,7 +2,7 @@ import { URLExt } from '@jupyterlab/coreutils';
 import { ServerConnection } from '@jupyterlab/services';
 import { Piece, pieces } from './answer';
 import { Failure, failure, ofResponse } from './problem';
-import type { Changes, Endpoint, Settings } from './schema';
+import type { Changes, Endpoint, Settings, WorkerLimits, Why } from './schema';
 
 /** What a deploy asks for: the part of a create request that the panel sets. */
 export interface Deploy {
@@ -10,6 +10,9 @@ export interface Deploy {
   workers: { min: number; max: number; idleTimeout: number };
   nbgpu: { model: string; place: { on: string }; cwd?: string };
 }
+
+/** How many workers, and how long one idles, in seconds. */
+export type Limits = WorkerLimits;
 
 export interface Question {
   text: string;
@@ -42,6 +45,26 @@ export class Client {
     return (await this._json('POST', `v2/serverless/${encodeURIComponent(name)}/action`, {
       action
     })) as Endpoint;
+  }
+
+  /** As it is set, and what it costs. */
+  async endpoint(name: string): Promise<Endpoint> {
+    return (await this._json('GET', `v2/serverless/${encodeURIComponent(name)}`)) as Endpoint;
+  }
+
+  /** What is left out stays as it is. */
+  async scale(name: string, workers: Partial<Limits>): Promise<Endpoint> {
+    return (await this._json('PATCH', `v2/serverless/${encodeURIComponent(name)}`, { workers })) as Endpoint;
+  }
+
+  /** Keep so many workers up; 0 seconds end that. */
+  async warm(name: string, seconds: number, workers: number): Promise<Endpoint> {
+    return (await this._json('POST', `nbgpu/v1/warm/${encodeURIComponent(name)}`, { seconds, workers })) as Endpoint;
+  }
+
+  /** Of an endpoint, a worker (`w-…`) or a request. */
+  async why(subject: string): Promise<Why> {
+    return (await this._json('GET', `nbgpu/v1/why/${encodeURIComponent(subject)}`)) as Why;
   }
 
   async remove(name: string): Promise<void> {

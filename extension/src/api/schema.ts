@@ -47,6 +47,10 @@ export interface EndpointRow {
   on: string;
   workers: WorkerRow[];
   workersMax: number;
+  /** kept up, asked or not */
+  workersMin: number;
+  warmUntilUs: number | null;
+  typicalColdStartS: number | null;
   queued: number;
   held: number;
   requestsTotal: number;
@@ -95,6 +99,7 @@ export interface EndpointStatus {
   rateSource: string;
   requestsTotal: number;
   typicalColdStartS: number | null;
+  warm: Warmth | null;
   origin: Origin;
   tags: Record<string, string>;
   /** UTC, microseconds since 1970 */
@@ -165,7 +170,7 @@ export interface Place {
   gpu: string[];
 }
 
-/** Limits of one request, in seconds, and of the queue, in requests. */
+/** Limits of one request, in seconds, and of the queue, in requests; how a worker may start. */
 export interface Policy {
   /** longest wait for a worker */
   holdS: number;
@@ -183,6 +188,10 @@ export interface Policy {
   jobsMax: number;
   /** how long a job's result is kept */
   resultsKeptS: number;
+  /** ways to start sooner than plainly: forked from a parent that has imported the engine, or woken where an idle engine was stopped and kept */
+  tiers: ('preimported' | 'parked')[];
+  /** how long an idle engine is kept parked; null: 600 for vllm, 0 (never) for others */
+  parkS: number | null;
 }
 
 /** RFC 9457, as REST v2 sends it, with our code and next step. */
@@ -232,6 +241,13 @@ export interface Settings {
   rateSources: Record<string, string>;
 }
 
+/** What came first in the order of choice and was not taken. */
+export interface SkippedPlace {
+  what: string;
+  code: 'unknown' | 'taken' | 'failed' | 'spread';
+  text: string;
+}
+
 export interface Summary {
   /** UTC, microseconds since 1970 */
   atUs: number;
@@ -243,6 +259,34 @@ export interface Summary {
   idleButBilling: string[];
   endpoints: EndpointRow[];
   orphans: Orphan[];
+}
+
+/** Workers are kept up until then, asked or not. */
+export interface Warmth {
+  /** UTC, microseconds since 1970 */
+  untilUs: number;
+  workers: number;
+}
+
+/** What a person asks: why is it in this state, since when, at what cost, and what can I do? */
+export interface Why {
+  subject: 'endpoint' | 'worker' | 'request';
+  name: string;
+  endpoint: string;
+  state: string;
+  reason: Reason;
+  /** in this state */
+  seconds: number;
+  /** decimal text, US dollars */
+  costSoFar: string;
+  typical: string | null;
+  nextStep: string;
+  /** what happened before, newest first, in words */
+  history: string[];
+  phases: Phase[];
+  tail: string[];
+  /** what it waits for, in parts: workers, memory, GPUs */
+  facts: string[];
 }
 
 export interface Worker {
@@ -264,8 +308,15 @@ export interface WorkerExtras {
   pid: number | null;
   port: number | null;
   tier: string;
+  /** why a sooner tier did not serve */
+  fellBack: string;
   generation: number;
   place: string;
+  gpu: string | null;
+  /** GPUs that came first, and why not */
+  skipped: SkippedPlace[];
+  /** held when last measured (PSS) */
+  memoryBytes: number | null;
   reason: Reason;
   /** requests in progress */
   held: number;
@@ -292,4 +343,12 @@ export interface WorkerRow {
   port: number | null;
   state: string;
   tier: string;
+  /** why it is in this state, in words */
+  reason: string;
+  /** in this state */
+  sinceUs: number;
+  held: number;
+  gpu: string | null;
+  /** decimal text, US dollars */
+  costSoFar: string;
 }

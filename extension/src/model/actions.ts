@@ -1,9 +1,9 @@
 import { ISignal, Signal } from '@lumino/signaling';
-import type { Client, Deploy } from '../api/client';
+import type { Client, Deploy, Limits } from '../api/client';
 import { Failure, failure } from '../api/problem';
 import type { State } from './state';
 
-export type Doing = 'stopping' | 'starting' | 'deleting';
+export type Doing = 'stopping' | 'starting' | 'deleting' | 'warming' | 'cooling';
 
 /** Stops that run at one time: each may wait for a worker to end. */
 const AT_ONCE = 4;
@@ -14,7 +14,7 @@ export class Actions {
   readonly failed = new Map<string, Failure>();
 
   constructor(
-    private readonly _client: Pick<Client, 'act' | 'create' | 'remove'>,
+    private readonly _client: Pick<Client, 'act' | 'create' | 'remove' | 'scale' | 'warm'>,
     private readonly _state: Pick<State, 'refresh'>
   ) {}
 
@@ -30,6 +30,21 @@ export class Actions {
       throw failure(thrown);
     }
     await this._state.refresh();
+  }
+
+  /** Throws a Failure. */
+  async scale(name: string, workers: Partial<Limits>): Promise<void> {
+    try {
+      await this._client.scale(name, workers);
+    } catch (thrown) {
+      throw failure(thrown);
+    }
+    await this._state.refresh();
+  }
+
+  /** Keep workers up for a while, asked or not; 0 seconds end that. */
+  warm(name: string, seconds: number, workers = 1): Promise<void> {
+    return this._do(name, seconds > 0 ? 'warming' : 'cooling', () => this._client.warm(name, seconds, workers));
   }
 
   start(name: string): Promise<void> {

@@ -60,6 +60,19 @@ export function duration(seconds: number): string {
   return `${seconds}s`;
 }
 
+/** `30s`, `5m`, `1h30m`, or a bare number of seconds; null for anything else. */
+export function seconds(text: string): number | null {
+  const written = text.trim();
+  if (/^\d+$/.test(written)) {
+    return Number(written);
+  }
+  if (!/^(\d+[smhd])+$/.test(written)) {
+    return null;
+  }
+  const units: Record<string, number> = { s: 1, m: 60, h: 3600, d: 86_400 };
+  return [...written.matchAll(/(\d+)([smhd])/g)].reduce((sum, [, n, unit]) => sum + Number(n) * (units[unit ?? ''] ?? 0), 0);
+}
+
 /** `820 ms`, `2.4 s`, `41 s`, `2 min 5 s`; `–` where there is none. */
 export function latency(ms: number | null): string {
   if (ms === null) {

@@ -1,6 +1,7 @@
 import { ISignal, Signal } from '@lumino/signaling';
 import { Draft, EMPTY } from './deployment';
 import type { Sort } from './order';
+import type { ScaleDraft } from './scaling';
 
 /** What the person has set the panel to; the names are of endpoints. */
 export class View {
@@ -13,27 +14,47 @@ export class View {
   selected: ReadonlySet<string> = new Set();
   /** The deploy form, null while it is closed. */
   draft: Draft | null = null;
+  /** The scale form of the open row, null while it is closed. */
+  scaling: ScaleDraft | null = null;
+  /** What is asked why about in the open row: its name, or a worker's id. */
+  why: string | null = null;
+  /** Its answer has not been seen yet: it is brought into view once, not each time its row is drawn again. */
+  unseen = false;
 
   get changed(): ISignal<this, void> {
     return this._changed;
   }
 
-  set(what: Partial<Pick<View, 'search' | 'sort' | 'open' | 'reveal' | 'draft'>>): void {
+  set(what: Partial<Pick<View, 'search' | 'sort' | 'open' | 'reveal' | 'draft' | 'scaling' | 'why'>>): void {
     Object.assign(this, what);
     this._changed.emit();
   }
 
   toggle(name: string): void {
-    this.set({ open: this.open === name ? null : name });
+    this.set({ open: this.open === name ? null : name, scaling: null, why: null });
   }
 
   /** Open a row, whatever the search was, and bring it into view. */
   show(name: string): void {
-    this.set({ search: '', open: name, reveal: name });
+    const other = this.open === name ? {} : { scaling: null, why: null };
+    this.set({ search: '', open: name, reveal: name, ...other });
   }
 
   edit(change: Partial<Draft>): void {
     this.set({ draft: { ...(this.draft ?? EMPTY), ...change } });
+  }
+
+  /** Of the scale form, if that is still open. */
+  rescale(change: Partial<ScaleDraft>): void {
+    if (this.scaling) {
+      this.set({ scaling: { ...this.scaling, ...change } });
+    }
+  }
+
+  /** Ask why, or no more if it is asked already. */
+  wonder(subject: string): void {
+    this.unseen = this.why !== subject;
+    this.set({ why: this.unseen ? subject : null });
   }
 
   select(names: Iterable<string>): void {

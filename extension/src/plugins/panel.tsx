@@ -46,6 +46,11 @@ function hands(nbgpu: INbgpu, cells: ICells | null, tracker: INotebookTracker | 
       })();
     },
     deploy: draft => actions.deploy(requestOf(draft, taken(), folder(tracker))),
+    limits: async name => {
+      const { workers, nbgpu: status } = await client.endpoint(name);
+      return { workers, ratePerHour: status.ratePerHour };
+    },
+    why: subject => client.why(subject),
     places: async () => {
       const { rates } = await client.settings();
       return new Map(

@@ -10,7 +10,7 @@ import { State } from '../model/state';
 import { Trials } from '../model/trial';
 import { View } from '../model/view';
 import { Hands, HandsProvider } from '../view/context';
-import { changes } from './samples';
+import { changes, why as story } from './samples';
 
 export function fake(answer: Changes = changes(0), pieces: Piece[] = []) {
   const client = {
@@ -18,12 +18,18 @@ export function fake(answer: Changes = changes(0), pieces: Piece[] = []) {
     peek: vi.fn(() => Promise.resolve(null)),
     act: vi.fn(() => Promise.resolve(null as never)),
     create: vi.fn(() => Promise.resolve(null as never)),
-    remove: vi.fn(() => Promise.resolve())
+    remove: vi.fn(() => Promise.resolve()),
+    scale: vi.fn(() => Promise.resolve(null as never)),
+    warm: vi.fn(() => Promise.resolve(null as never))
   };
   const state = new State(client);
   const insert = vi.fn();
   const copy = vi.fn();
   const remove = vi.fn();
+  const limits = vi.fn(() =>
+    Promise.resolve({ workers: { min: 0, max: 1, idleTimeout: 60 }, ratePerHour: '3.60' })
+  );
+  const why = vi.fn((subject: string) => Promise.resolve(story(subject)));
   const deploy = vi.fn(() => Promise.resolve());
   const hands: Hands = {
     state,
@@ -37,9 +43,11 @@ export function fake(answer: Changes = changes(0), pieces: Piece[] = []) {
     copy,
     remove,
     deploy,
+    limits,
+    why,
     places: () => Promise.resolve(new Map([['local', 'this machine']]))
   };
-  return { client, hands, insert, copy, remove, deploy };
+  return { client, hands, insert, copy, remove, deploy, limits, why };
 }
 
 /** Draw it, and return where. */

@@ -1,5 +1,5 @@
 /** Answers of the backend for tests: whole ones, of which a test names what it is about. */
-import type { Changes, EndpointRow, Event, Summary } from '../api/schema';
+import type { Changes, EndpointRow, Event, Summary, Why, WorkerRow } from '../api/schema';
 
 export function row(name: string, more: Partial<EndpointRow> = {}): EndpointRow {
   return {
@@ -11,6 +11,9 @@ export function row(name: string, more: Partial<EndpointRow> = {}): EndpointRow 
     on: 'local',
     workers: [],
     workersMax: 1,
+    workersMin: 0,
+    warmUntilUs: null,
+    typicalColdStartS: null,
     queued: 0,
     held: 0,
     requestsTotal: 0,
@@ -27,6 +30,41 @@ export function row(name: string, more: Partial<EndpointRow> = {}): EndpointRow 
     baseUrl: `http://127.0.0.1:1/v2/${name}/openai/v1`,
     idleTimeoutS: 60,
     createdUs: 1_700_000_000_000_000,
+    ...more
+  };
+}
+
+export function worker(id: string, more: Partial<WorkerRow> = {}): WorkerRow {
+  return {
+    id,
+    pid: 1,
+    port: 1,
+    state: 'idle',
+    tier: 'plain',
+    reason: 'it waits for work',
+    sinceUs: 1_700_000_000_000_000,
+    held: 0,
+    gpu: null,
+    costSoFar: '0',
+    ...more
+  };
+}
+
+export function why(name: string, more: Partial<Why> = {}): Why {
+  return {
+    subject: 'endpoint',
+    name,
+    endpoint: name,
+    state: 'asleep',
+    reason: { code: 'asleep', text: 'no worker runs and nothing waits', sinceUs: 0, values: {} },
+    seconds: 12,
+    costSoFar: '0.41',
+    typical: null,
+    nextStep: '',
+    history: [],
+    phases: [],
+    tail: [],
+    facts: [],
     ...more
   };
 }

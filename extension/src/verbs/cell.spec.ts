@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
-import { cell, example, lines, word } from './cell';
+import { cell, example, known, lines, word } from './cell';
 
 test('the verbs are those that the magics parse from', () => {
   const here = import.meta.dirname;
@@ -32,6 +32,17 @@ test('words are quoted as a shell reads them, and as IPython does not fill them 
   expect(word('/a folder/it\'s')).toBe('\'/a folder/it\'"\'"\'s\'');
   expect(word('a{b}')).toBe("'a{{b}}'");
   expect(word('$HOME/x')).toBe("'$$HOME/x'");
+});
+
+test('an argument may be named by its flag, and is written once', () => {
+  expect(cell('deploy', { model: 'a/b', '--always-on': 2, '--idle': 300 }).source).toBe(
+    '%gpu deploy a/b --always-on 2 --idle 5m'
+  );
+  expect(() => cell('stop', { name: 'a', '--for': 3 })).toThrow('no argument --for');
+});
+
+test('what a notebook does not know is known as such', () => {
+  expect(['stop', 'frobnicate', 'serve'].map(known)).toEqual([true, false, false]);
 });
 
 test('our own mistakes are told', () => {

@@ -1,7 +1,7 @@
 import { duration } from '../model/format';
 import table from './verbs.json';
 
-/** The arguments of a verb, by their names in verbs.json. */
+/** The arguments of a verb, by their names in verbs.json or by their flags (`--for`). */
 export type Values = Readonly<Record<string, string | number | boolean | readonly string[] | null>>;
 
 /** A cell that does what a button does. */
@@ -50,6 +50,11 @@ function words(argument: Argument, value: Values[string]): string[] {
   return flag === undefined ? [text] : [flag, text];
 }
 
+/** Whether a notebook has this verb. */
+export function known(name: string): boolean {
+  return verbs.get(name)?.faces.includes('magic') ?? false;
+}
+
 /**
  * The cell of a verb. What is left out, null or as by default is not written.
  *
@@ -58,11 +63,11 @@ function words(argument: Argument, value: Values[string]): string[] {
  */
 export function cell(name: string, values: Values = {}): Cell {
   const verb = verbs.get(name);
-  if (!verb?.faces.includes('magic')) {
+  if (!verb || !known(name)) {
     throw new Error(`There is no verb ${name} in a notebook.`);
   }
-  const known = new Set(verb.arguments.map(argument => argument.name));
-  const unknown = Object.keys(values).find(key => !known.has(key));
+  const taken = new Set(verb.arguments.flatMap(argument => [argument.name, ...argument.flags]));
+  const unknown = Object.keys(values).find(key => !taken.has(key));
   if (unknown !== undefined) {
     throw new Error(`${name} has no argument ${unknown}.`);
   }
@@ -70,7 +75,8 @@ export function cell(name: string, values: Values = {}): Cell {
   const options: string[] = [];
   let body: string | null = null;
   for (const argument of verb.arguments) {
-    const value = values[argument.name] ?? null;
+    const key = [argument.name, ...argument.flags].find(one => one in values);
+    const value = key === undefined ? null : (values[key] ?? null);
     if (value === null || value === argument.default) {
       if (argument.required) {
         throw new Error(`${name} needs ${argument.name}.`);

@@ -1,24 +1,23 @@
 import * as React from 'react';
 import type { Event } from '../api/schema';
 import { clock } from '../model/format';
-import { isFailure } from '../model/telling';
+import { happening } from '../model/happening';
 import { useHands } from './context';
 import { useChanges } from './hooks';
 import { Empty } from './parts';
 import { VirtualList } from './virtual';
 
-const GOOD = /\.(ready|fetched|created)$/;
-
-function tone(event: Event): string {
-  return isFailure(event) ? ' nbgpu-mod-bad' : GOOD.test(event.kind) ? ' nbgpu-mod-good' : '';
-}
-
 function Line(props: { event: Event }): React.ReactElement {
   const { event } = props;
+  const { name, text, tone } = happening(event);
   return (
-    <div className={`nbgpu-Event${tone(event)}`} title={event.text}>
+    <div className={`nbgpu-Event${tone && ` nbgpu-mod-${tone}`}`} title={event.text}>
       <time dateTime={new Date(event.atUs / 1000).toISOString()}>{clock(event.atUs)}</time>
-      <span className="nbgpu-Event-text">{event.text}</span>
+      <span className="nbgpu-Event-text">
+        {name !== null && <b>{name}</b>}
+        {name !== null && ': '}
+        {text}
+      </span>
     </div>
   );
 }

@@ -1,6 +1,8 @@
 import * as React from 'react';
+import type { Why } from '../api/schema';
 import type { Actions } from '../model/actions';
 import type { Draft } from '../model/deployment';
+import type { Limited } from '../model/scaling';
 import type { State } from '../model/state';
 import type { Trials } from '../model/trial';
 import type { View } from '../model/view';
@@ -19,6 +21,10 @@ export interface Hands {
   readonly remove: (name: string) => void;
   /** throws a Failure */
   readonly deploy: (draft: Draft) => Promise<void>;
+  /** How far it may scale, as it is set; throws a Failure. */
+  readonly limits: (name: string) => Promise<Limited>;
+  /** Of an endpoint or a worker; throws a Failure. */
+  readonly why: (subject: string) => Promise<Why>;
   /** The places, with the price of an hour there in words. */
   readonly places: () => Promise<Map<string, string>>;
 }

@@ -11,6 +11,12 @@ const SHAPES: Record<string, React.ReactElement> = {
     </>
   ),
   square: <rect x="2" y="2" width="8" height="8" rx="1" className="nbgpu-mod-line" />,
+  pause: (
+    <>
+      <rect x="2" y="2" width="3" height="8" />
+      <rect x="7" y="2" width="3" height="8" />
+    </>
+  ),
   triangle: <path d="M6 1l5.5 10h-11z" />
 };
 
@@ -23,10 +29,15 @@ const LOOKS: Record<string, [shape: string, tone: string]> = {
   draining: ['half', 'quiet'],
   asleep: ['ring', 'quiet'],
   stopped: ['square', 'quiet'],
-  failed: ['triangle', 'bad']
+  failed: ['triangle', 'bad'],
+  running: ['full', 'busy'],
+  idle: ['full', 'good'],
+  initializing: ['half', 'quiet'],
+  parked: ['pause', 'quiet'],
+  unhealthy: ['triangle', 'bad']
 };
 
-/** The state of an endpoint as a small mark; its word stands beside it. */
+/** The state of an endpoint, or of a worker, as a small mark; its word stands beside it. */
 export function Mark(props: { state: string }): React.ReactElement {
   const [shape, tone] = LOOKS[props.state] ?? ['ring', 'quiet'];
   return (

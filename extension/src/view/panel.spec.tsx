@@ -3,7 +3,7 @@ import { act } from 'react';
 import { afterEach, expect, test, vi } from 'vitest';
 import { Failure } from '../api/problem';
 import { button, click, draw, fake, type } from '../testing/hands';
-import { changes, event, row, summary } from '../testing/samples';
+import { changes, event, row, summary, worker } from '../testing/samples';
 import { Activity } from './activity';
 import { Endpoints } from './endpoints';
 import { Lost } from './lost';
@@ -78,14 +78,14 @@ test('an open row stops, copies and inserts', async () => {
   expect(copy).toHaveBeenCalledWith('http://127.0.0.1:1/v2/chat/openai/v1', 'The base URL');
   await click(button(node, 'Delete chat'));
   expect(remove).toHaveBeenCalledWith('chat');
-  for (const action of ['Ask chat', 'Stop chat', 'Delete chat', 'Copy a call of chat in Python']) {
+  for (const action of ['Ask chat', 'Stop chat', 'Why? chat', 'Delete chat', 'Copy a call of chat in Python']) {
     await click(button(node, `Insert as cell: ${action}`));
   }
-  for (const verb of ['why', 'logs', 'chart']) {
+  for (const verb of ['logs', 'chart']) {
     await click(button(node, `Insert as cell: ${verb} chat`));
   }
   expect(insert.mock.calls.map(([cell]) => (cell as { source: string }).source.split('\n')[0])).toEqual([
-    '%%gpu ask chat', '%gpu stop chat', '%gpu delete chat', 'import nbgpu', '%gpu why chat', '%gpu logs chat',
+    '%%gpu ask chat', '%gpu stop chat', '%gpu why chat', '%gpu delete chat', 'import nbgpu', '%gpu logs chat',
     '%gpu chart chat latency'
   ]);
 });
@@ -222,7 +222,7 @@ test('a backend that ended is told, with the way back', async () => {
 });
 
 test('a delete names workers and requests that go with it', async () => {
-  const lost = row('a', { queued: 1, held: 1, costSoFar: '0.41', workers: [{ id: 'w', pid: 1, port: 1, state: 'idle', tier: '' }] });
+  const lost = row('a', { queued: 1, held: 1, costSoFar: '0.41', workers: [worker('w-1')] });
   const { hands } = fake();
   const node = await draw(hands, <Lost row={lost} />);
   for (const text of ['1 worker,', '2 requests', '$0.41']) {
@@ -231,12 +231,13 @@ test('a delete names workers and requests that go with it', async () => {
 });
 
 test('the status bar shows the price of an hour and how many run', async () => {
-  const busy = row('a', { workers: [{ id: 'w', pid: 1, port: 1, state: 'running', tier: '' }] });
-  const { hands } = fake(changes(1, [], { summary: summary([busy, row('b')], { perHour: '1.10' }) }));
+  const busy = row('a', { workers: [worker('w-1', { state: 'running' })] });
+  const parked = row('b', { workers: [worker('w-2', { state: 'parked' })] });
+  const { hands } = fake(changes(1, [], { summary: summary([busy, parked, row('c')], { perHour: '1.10' }) }));
   const open = vi.fn();
   const node = await draw(hands, <Status state={hands.state} open={open} />);
   expect(node.textContent).toBe('$1.10/h · 1 running');
-  expect(node.querySelector('button')?.title).toBe('GPU endpoints: 1 of 2 running, $1.10/h now');
+  expect(node.querySelector('button')?.title).toBe('GPU endpoints: 1 of 3 running, $1.10/h now');
   await click(node.querySelector('button'));
   expect(open).toHaveBeenCalled();
 });

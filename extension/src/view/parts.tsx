@@ -9,35 +9,45 @@ export function Act(props: {
   label: string;
   /** for a screen reader: `stop chat` */
   about: string;
-  icon: LabIcon;
+  icon?: LabIcon;
   onClick: () => void;
-  cell: () => Cell;
+  /** null where a notebook has no such verb */
+  cell: (() => Cell) | null;
   disabled?: boolean;
   primary?: boolean;
   danger?: boolean;
   submit?: boolean;
+  /** of one that opens something */
+  expanded?: boolean;
+  button?: React.Ref<HTMLButtonElement>;
+  /** what it asks why about */
+  subject?: string;
 }): React.ReactElement {
   const { insert } = useHands();
+  const { cell } = props;
   const look = `${props.primary ? ' nbgpu-mod-primary' : ''}${props.danger ? ' nbgpu-mod-danger' : ''}`;
   return (
     <span className={`nbgpu-Act${look}`}>
       <button
+        ref={props.button}
         type={props.submit ? 'submit' : 'button'}
         className="nbgpu-Act-do"
         aria-label={props.about}
+        data-why={props.subject}
+        aria-expanded={props.expanded}
         disabled={props.disabled}
         onClick={props.submit ? undefined : props.onClick}
       >
-        <props.icon.react tag="span" className="nbgpu-Icon" width="14px" height="14px" />
+        {props.icon && <props.icon.react tag="span" className="nbgpu-Icon" width="14px" height="14px" />}
         <span>{props.label}</span>
       </button>
-      {insert && (
+      {insert && cell && (
         <button
           type="button"
           className="nbgpu-Act-cell"
           title="Insert as cell"
           aria-label={`Insert as cell: ${props.about}`}
-          onClick={() => insert(props.cell())}
+          onClick={() => insert(cell())}
         >
           <addBelowIcon.react tag="span" className="nbgpu-Icon" width="14px" height="14px" />
         </button>

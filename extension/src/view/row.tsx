@@ -1,15 +1,20 @@
-import { copyIcon, deleteIcon, runIcon, stopIcon } from '@jupyterlab/ui-components';
+import { copyIcon, deleteIcon, infoIcon, runIcon, settingsIcon, stopIcon } from '@jupyterlab/ui-components';
 import * as React from 'react';
 import type { EndpointRow } from '../api/schema';
 import { costAt, moves, rateAt, sparkAt, workersText } from '../model/figures';
 import { clock, dollars, latency, perHour, perSecond, plural, span } from '../model/format';
+import { draftOf } from '../model/scaling';
 import { cell, example } from '../verbs/cell';
 import { useHands } from './context';
 import { useChanges, useNow } from './hooks';
 import { Mark } from './mark';
 import { Act, Trouble } from './parts';
+import { ScaleForm } from './scale';
 import { Spark } from './spark';
 import { TryIt } from './tryit';
+import { useWarmth, Warm } from './warm';
+import { WhyStory } from './why';
+import { Workers } from './workers';
 
 /** An endpoint: what it does and costs; open, what can be done with it. */
 export function Endpoint(props: { row: EndpointRow }): React.ReactElement {
@@ -76,11 +81,13 @@ function Cost({ row, at, watched }: Figured): React.ReactElement {
 
 function Figures({ row, at, watched }: Figured): React.ReactElement {
   const now = useNow(watched && moves(row), 5000);
+  const warm = useWarmth(row);
   const rate = rateAt(row, at, now);
   return (
     <div className="nbgpu-Row-figures">
       <span className="nbgpu-Row-numbers">
         <span title="workers by state">{workersText(row)}</span>
+        {warm && <span title="workers are kept up, asked or not">{warm}</span>}
         {row.queued > 0 && <span title="requests that wait">{row.queued} waiting</span>}
         <span title="requests a second, in the last minute">{perSecond(rate)}</span>
         {row.p50Ms !== null && (
@@ -95,12 +102,26 @@ function Figures({ row, at, watched }: Figured): React.ReactElement {
 }
 
 function Details({ row, busy }: { row: EndpointRow; busy: boolean }): React.ReactElement {
-  const { actions, copy, insert, remove } = useHands();
+  const { actions, copy, insert, remove, view } = useHands();
+  const scale = React.useRef<HTMLButtonElement>(null);
+  const box = React.useRef<HTMLDivElement>(null);
   const { name } = row;
   const rested = row.state === 'stopped' || row.state === 'failed';
-  const place = `${row.on}, at most ${plural(row.workersMax, 'worker')}, stops after ${span(row.idleTimeoutS)} idle`;
+  const scaling = view.scaling?.name === name ? view.scaling : null;
+  const { why } = view;
+  const closeScale = (): void => {
+    view.set({ scaling: null });
+    scale.current?.focus();
+  };
+  const closeWhy = (): void => {
+    view.set({ why: null });
+    box.current?.querySelector<HTMLElement>(`[data-why="${why}"]`)?.focus();
+  };
+  // While it is warm, more are kept up than always are.
+  const always = row.workersMin > 0 && row.warmUntilUs === null ? `, ${row.workersMin} always on` : '';
+  const place = `${row.on}, at most ${plural(row.workersMax, 'worker')}${always}, stops after ${span(row.idleTimeoutS)} idle`;
   return (
-    <div className="nbgpu-Details" role="region" aria-label={`Details of ${name}`}>
+    <div ref={box} className="nbgpu-Details" role="region" aria-label={`Details of ${name}`}>
       <TryIt name={name} stopped={row.state === 'stopped'} />
       <div className="nbgpu-Buttons">
         {rested ? (
@@ -123,6 +144,25 @@ function Details({ row, busy }: { row: EndpointRow; busy: boolean }): React.Reac
           />
         )}
         <Act
+          label="Why?"
+          about={`Why? ${name}`}
+          icon={infoIcon}
+          subject={name}
+          expanded={why === name}
+          onClick={() => view.wonder(name)}
+          cell={() => cell('why', { name })}
+        />
+        <Act
+          label="Scale"
+          about={`Scale ${name}`}
+          icon={settingsIcon}
+          disabled={busy}
+          expanded={scaling !== null}
+          button={scale}
+          onClick={() => view.set({ scaling: scaling ? null : draftOf(row) })}
+          cell={null}
+        />
+        <Act
           label="Delete"
           about={`Delete ${name}`}
           icon={deleteIcon}
@@ -141,7 +181,7 @@ function Details({ row, busy }: { row: EndpointRow; busy: boolean }): React.Reac
         {insert && (
           <span className="nbgpu-Cells" role="group" aria-label={`Insert about ${name} as cell`}>
             As cell:
-            {(['why', 'logs', 'chart'] as const).map(verb => (
+            {(['logs', 'chart'] as const).map(verb => (
               <button
                 key={verb}
                 type="button"
@@ -156,6 +196,11 @@ function Details({ row, busy }: { row: EndpointRow; busy: boolean }): React.Reac
           </span>
         )}
       </div>
+      {scaling && <ScaleForm key={name} draft={scaling} onClose={closeScale} />}
+      {why === name && <WhyStory row={row} subject={name} onClose={closeWhy} />}
+      <Warm row={row} />
+      <Workers row={row} />
+      {why !== null && why !== name && <WhyStory key={why} row={row} subject={why} onClose={closeWhy} />}
       <dl className="nbgpu-Facts">
         <Fact name="model" text={row.model || 'a command'} />
         <Fact name="runs on" text={place} />

@@ -12,7 +12,8 @@ export function Status(props: { state: State; open: () => void }): React.ReactEl
   const { summary } = state;
   const idle = summary?.idleButBilling.length ?? 0;
   const down = state.connection === 'down';
-  const running = summary?.endpoints.filter(row => row.workers.length > 0).length ?? 0;
+  // What is parked is stopped, and costs nothing.
+  const running = summary?.endpoints.filter(row => row.workers.some(worker => worker.state !== 'parked')).length ?? 0;
   const title = !summary
     ? 'GPU endpoints: open the panel to see them'
     : `GPU endpoints: ${running} of ${summary.endpoints.length} running, ${perHour(summary.perHour)} now` +

@@ -212,13 +212,13 @@ export function VirtualList<T>(props: VirtualProps<T>): React.ReactElement {
   };
 
   return (
-    // A box that scrolls must be reachable by keyboard even where its rows hold nothing to focus.
+    // A box that can scroll must be reachable by keyboard even where its rows hold nothing to focus.
     <div
       ref={box}
       className={`nbgpu-Virtual ${props.className ?? ''}`}
       role="group"
       aria-label={props.label}
-      tabIndex={0}
+      tabIndex={total > height ? 0 : undefined}
       onScroll={event => setTop(event.currentTarget.scrollTop)}
       onKeyDown={onKeyDown}
     >

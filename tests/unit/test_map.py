@@ -19,10 +19,7 @@ from typing import Any
 import pandas
 import pytest
 from nbgpu import errors
-from nbgpu.batch.journal import Journal, read
-from nbgpu.batch.link import Link
-from nbgpu.batch.rows import Form, Table, rows
-from nbgpu.batch.runner import Policy, Runner, Tally
+from nbgpu.batch.journal import read
 from nbgpu.client import connect
 from nbgpu_backend import runtime
 
@@ -242,34 +239,34 @@ def test_an_input_that_is_refused_fails_its_row(api: Api, work: Any) -> None:
     assert found.df["error"][0].startswith("The body is too large.")
 
 
-def test_low_priority_jobs_do_not_wait_for_a_worker_that_nobody_starts(
-    api: Api, work: Any, tmp_path: Path
+def test_rows_have_normal_priority_unless_low_is_asked_for(api: Api, work: Any) -> None:
+    work.map(range(3))
+    assert all("policy" not in body for body in api.jobs.bodies)
+    work.map(["low"], low_priority=True)
+    assert api.jobs.bodies[-1]["policy"] == {"lowPriority": True}
+
+
+def test_rows_left_waiting_with_low_priority_are_submitted_anew_when_it_is_not_asked_for(
+    api: Api, work: Any, capsys: Any
 ) -> None:
-    api.jobs.asleep = True
-    work.map(range(5))
-    low = [body.get("policy", {}).get("lowPriority", False) for body in api.jobs.bodies]
-    assert sorted(low) == [False, True, True, True, True]
-    # those of an earlier run may all be low; then nothing of ours would start a worker
-    api.jobs.asleep = True
-    made = rows(Table(["x", "y"]), None, Form("handler"))
-    journal = Journal.open(tmp_path / "j", "work", "v")
-    client = work._client
-    for row in made:
-        journal.intend(row.number, row.key)
-        job = work.run(row.input, low_priority=True)
-        journal.accepted(row.number, job.id)
-    runner = Runner(
-        "work", made, journal, Policy(4, True, False, wait_s=0.05, stall_s=0.2), Tally(2),
-        lambda: Link(client.home, client.backend),
-    )  # fmt: skip
-    runner.start()
-    runner.join(20)
-    assert runner.over and runner.trouble is None
-    assert [journal.entries[n].end for n in (0, 1)] == ["COMPLETED", "COMPLETED"]
-    assert sorted(api.jobs.states()).count("CANCELLED") == 1
-    journal.close()
-    work.map(["z"], low_priority=False)
-    assert "policy" not in api.jobs.bodies[-1]
+    api.jobs.asleep = True  # low priority starts no worker
+    interrupt_when(lambda: len(api.jobs.accepted) == 5)
+    with pytest.raises(errors.Interrupted):
+        work.map(range(5), low_priority=True)
+    assert "these jobs have low priority and start no worker" in capsys.readouterr().err
+    assert list(work.map(range(5))) == [{"prompt": n} for n in range(5)]
+    assert sorted(api.jobs.states()) == ["CANCELLED"] * 5 + ["COMPLETED"] * 5
+
+
+def test_rows_that_run_are_not_submitted_anew_for_their_priority(api: Api, work: Any) -> None:
+    handler, free = stopping_after(0)
+    api.jobs.handler = handler
+    interrupt_when(lambda: api.jobs.states() == ["IN_PROGRESS"] * 2)
+    with pytest.raises(errors.Interrupted):
+        work.map(range(2), low_priority=True)
+    free.set()
+    assert list(work.map(range(2))) == [0, 1]
+    once(api, 2)
 
 
 def test_a_quote_comes_first_and_above_the_limit_it_needs_a_yes(

@@ -57,7 +57,7 @@ def run(
     name: str | None = None,
     yes: bool = False,
     limit: float = LIMIT,
-    low_priority: bool = True,
+    low_priority: bool = False,
     errors: str = "keep",
     retry_failed: bool = False,
     fresh: bool = False,
@@ -78,9 +78,10 @@ def run(
     frame's row, is the input as it stands; any other value is taken as `"{{text}}"`, or for a handler as
     `{"prompt": value}`.
 
-    At most `concurrency` jobs are in flight. With `low_priority` they wait behind other work, and only the
-    first starts a worker; without, as many workers start as the endpoint allows. A quote is shown first; one
-    above `limit` dollars needs `yes=True`, and without it nothing more is submitted once so much is spent.
+    At most `concurrency` jobs are in flight; as many workers start for them as the endpoint allows, and what
+    others ask of it takes turns with them. With `low_priority` they start none: they wait behind all other
+    work for workers that run anyway, for ever if there are none. A quote is shown first; one above `limit`
+    dollars needs `yes=True`, and without it nothing more is submitted once so much is spent.
 
     A row that fails has its state and error in its row; `errors="raise"` stops at the first. Running it again
     after an interruption goes on: finished rows are not run again (failed ones with `retry_failed=True`;
@@ -217,7 +218,7 @@ class _Batch:
         runner.start()
         try:
             while not runner.over:
-                self._look(runner)
+                self._look(runner, policy)
                 line.update(self._now(), (self.tally.done + self.tally.failed) / self.tally.total)
                 runner.join(SHOW_S)
         except KeyboardInterrupt:
@@ -233,7 +234,7 @@ class _Batch:
         line.end(self._end())
         self._check(runner, policy)
 
-    def _look(self, runner: Runner) -> None:
+    def _look(self, runner: Runner, policy: Policy) -> None:
         """What it cost so far, every LOOK_S; stop at the limit."""
         now = time.monotonic()
         if now - self.looked < LOOK_S:
@@ -247,6 +248,8 @@ class _Batch:
             try:
                 found = self.endpoint.show().data.nbgpu
                 self.reason = f"{found.state}: {found.reason.text}"
+                if policy.low_priority:
+                    self.reason += "; these jobs have low priority and start no worker"
             except problems.OneLine:
                 pass
 

@@ -199,6 +199,17 @@ def test_the_javascript_client_streams_cancels_and_purges(node: Seen) -> None:
     assert node["purged"] == ["CANCELLED"] * 3
 
 
+def test_the_javascript_client_reads_results_that_pythons_json_spoils(
+    node: Seen, serverless: BackendProcess
+) -> None:
+    assert node["divided"]["output"] == {"loss": None, "norms": [1.5, None]}
+    assert node["dividedStream"] == [{"n": 0, "loss": None}, {"n": 1, "loss": None}]
+    for job, said in ((node["divided"]["id"], "2 in its output"), (node["dividedId"], "streams")):
+        told = [m["text"] for m in serverless.get(f"/nbgpu/v1/jobs/{job}")["timeline"]]
+        assert [text for text in told if "NaN" in text and said in text]
+        assert len([text for text in told if "NaN" in text]) == 1, "once, however many chunks"
+
+
 def test_counters_are_at_zero_when_all_clients_are_done(
     running: dict[str, subprocess.Popen[str]], endpoints: dict[str, Jobs]
 ) -> None:

@@ -517,3 +517,15 @@ async def test_a_reader_hears_of_a_chunk_that_is_stored_while_it_looks(stand: St
         await asyncio.sleep(0.0005 * (n % 4))
         await stand.board.chunk("w", job, str(n))
         assert (await asyncio.wait_for(reading, 1.0))[1] == [str(n).encode()]
+
+
+async def test_an_end_with_nulls_that_a_full_disk_refuses_is_noted_once(stand: Stand) -> None:
+    job = await stand.submit()
+    worker = Worker(stand, "w")
+    await worker.take()
+    async with stand.bad_disk():
+        with pytest.raises(DiskError):
+            await worker.done(job, [None], nulls=1)
+    await worker.done(job, [None], nulls=1)
+    (line,) = (await stand.stored(job))["history"].splitlines()
+    assert json.loads(line)[1:] == ["nulls", "1 in its output"]

@@ -219,8 +219,8 @@ class _Call:
         await self._json({})
 
     async def _job_stream(self, target: Target) -> None:
-        chunk = await _parse(read_chunk, await self.exchange.body(POST_LIMIT))
-        await target.board.chunk(self._first or "", self._second or "", chunk)
+        chunk, nulls = await _parse(read_chunk, await self.exchange.body(POST_LIMIT))
+        await target.board.chunk(self._first or "", self._second or "", chunk, nulls=nulls)
         await self._json({})
 
     async def _ping(self, target: Target) -> None:

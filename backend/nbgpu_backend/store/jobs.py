@@ -27,6 +27,7 @@ Row = dict[str, Any]
 INLINE = 64 << 10  # a longer text is a file beside the database
 DROP = 500  # rows in one step of the clean-up
 
+NULLS = "nulls"  # a line of a job's history: values that JSON does not know became null
 COUNTED = ("completed", "failed", "retried")
 
 _KEY = jobs.c.id == bindparam("key")
@@ -56,6 +57,7 @@ STATEMENTS: dict[str, Any] = {
     "chunk": insert(job_chunks).prefix_with("OR IGNORE"),
     "forget_chunks": delete(job_chunks).where(job_chunks.c.job_id == bindparam("key")),
     "read_chunks": update(jobs).where(_KEY).values(chunks_read=bindparam("upto")),
+    "note": update(jobs).where(_KEY).values(history=_history),
     "told": update(jobs).where(_KEY).values(webhook_state=bindparam("webhook_to")),
     "count": _counts.on_conflict_do_update(
         index_elements=["endpoint_id"],

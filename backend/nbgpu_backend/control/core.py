@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -53,13 +53,15 @@ STOP_ALL_GRACE_S = 10.0
 
 
 class Core:
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, files: Sequence[str]) -> None:
+        """`files`: those of jobs, from before this backend."""
         self.services = services
         self.endpoints = Endpoints(services)
         self.orphans: dict[str, Observed] = {}
         self.streams: set[Callable[[], None]] = set()  # each ends one stream of events
         self.started_us = services.clock.now()
         self.lag_ms = 0.0
+        self._files = files
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -77,6 +79,7 @@ class Core:
 
         installation, rates = await state.database.writer.write(read)
         jobs, upstream = JobStore(state.database, home.jobs), session()
+        files = await asyncio.to_thread(jobs.files)
         return cls(
             Services(
                 home=home,
@@ -95,7 +98,8 @@ class Core:
                 externals=ExternalWorkers(clock),
                 engine=lambda name: engine(name, home),
                 rates=rates,
-            )
+            ),
+            files,
         )
 
     async def start(self) -> None:
@@ -109,6 +113,7 @@ class Core:
             self._measure_lag(),
             self._prune(),
             self._drop_results(),
+            self._sweep_files(),
             self._look_late(),
         ):
             self._tasks.append(asyncio.create_task(_forever(work)))
@@ -343,6 +348,12 @@ class Core:
             with contextlib.suppress(DiskError):  # a full disk ends no clean-up
                 await self.services.jobs.drop(self.services.clock.now())
             await asyncio.sleep(DROP_S)
+
+    async def _sweep_files(self) -> None:
+        files, self._files = self._files, ()
+        swept = await self.services.jobs.sweep(files)
+        if swept:
+            log.info("%d files of jobs that were never submitted are removed", swept)
 
 
 async def _forever(work: Coroutine[Any, Any, None]) -> None:

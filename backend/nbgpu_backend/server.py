@@ -41,7 +41,7 @@ def version() -> str:
 async def serve(home: Home, ready_fd: int | None) -> None:
     """Run until told to end. Raises DiskError, BackendError."""
     home.prepare()
-    if runtime.lock(home.run / "backend.lock", wait=False) is None:
+    if not await _alone(home):
         running = runtime.read(home)
         raise BackendError(
             f"A backend runs for {home.root} already"
@@ -95,6 +95,18 @@ async def serve(home: Home, ready_fd: int | None) -> None:
     await serving
     await core.close(everything=everything)
     log.info("ended")
+
+
+async def _alone(home: Home) -> bool:
+    """Take the lock that a backend holds for life. One that was killed has it until its last thread is
+    gone, which may be a moment after its pid is nobody's."""
+    end = time.monotonic() + runtime.DYING_S
+    while runtime.lock(home.run / "backend.lock", wait=False) is None:
+        running = runtime.read(home)
+        if (running is not None and runtime.alive(running)) or time.monotonic() >= end:
+            return False
+        await asyncio.sleep(runtime.LOOK_S)
+    return True
 
 
 class _Server(uvicorn.Server):

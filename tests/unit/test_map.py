@@ -144,10 +144,41 @@ def test_an_interrupt_says_what_goes_on_and_the_next_run_goes_on(api: Api, work:
     counted = re.search(r"(\d+) of 30 rows are done\. (\d+) jobs? that", str(told.value))
     assert counted is not None
     assert int(counted[1]) + int(counted[2]) == len(api.jobs.accepted) < 30
-    assert "%gpu cancel work --queued" in str(told.value) and "Run it again" in str(told.value)
+    assert "nbgpu.connect().endpoint('work').cancel_map('/" in str(told.value)
+    assert "Run it again" in str(told.value)
     seen.set()
     assert list(work.map(range(30))) == list(range(30))
     once(api, 30)
+
+
+@pytest.mark.parametrize("of", ["out", "journal", "name"])
+def test_an_interrupted_map_is_cancelled_alone_and_its_rows_run_again(
+    api: Api, work: Any, tmp_path: Path, of: str
+) -> None:
+    handler, free = stopping_after(1)
+    api.jobs.handler, api.jobs.slots = handler, 2
+    options: dict[str, Any] = {"name": "mine"} if of == "name" else {"out": tmp_path / "o.jsonl"}
+    other = work.run({"prompt": "another's"})
+    assert other.result(5) == "another's"
+    other = work.run({"prompt": "another's"})
+    interrupt_when(lambda: len(api.jobs.accepted) >= 6)
+    with pytest.raises(errors.Interrupted) as told:
+        work.map(range(10), concurrency=4, **options)
+    named = re.search(r"cancel_map\('(.+)'\)", str(told.value))
+    assert named is not None
+    count = work.cancel_map({"out": tmp_path / "o.jsonl", "journal": named[1], "name": "mine"}[of])
+    assert count == 4 and api.jobs.states().count("CANCELLED") == 4
+    assert other.status != "CANCELLED" and work.cancel_map(named[1]) == 0
+    free.set()
+    found = work.map(range(10), **options)
+    assert list(found) == list(range(10)) and found.failed.empty
+
+
+def test_what_is_no_map_cannot_be_cancelled(api: Api, work: Any, tmp_path: Path) -> None:
+    (tmp_path / "o.csv").write_text("a\n1\n")
+    for of in ("none", "", tmp_path / "o.csv"):
+        with pytest.raises(errors.UsageProblem, match="no map of work"):
+            work.cancel_map(of)
 
 
 def test_a_kernel_that_is_killed_goes_on_in_the_next(api: Api, work: Any, tmp_path: Path) -> None:

@@ -23,17 +23,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbgpu import errors as problems
-from nbgpu import live, submission
+from nbgpu import live, submission, wire
 from nbgpu.batch import files, quote
 from nbgpu.batch.costs import Costs
-from nbgpu.batch.journal import Journal, tidy
+from nbgpu.batch.journal import Journal, read, tidy
 from nbgpu.batch.link import Link
 from nbgpu.batch.result import MapResult
 from nbgpu.batch.rows import Form, Row, Table
 from nbgpu.batch.rows import rows as rows_of
 from nbgpu.batch.runner import Policy, Runner, Tally
 from nbgpu.formats import dollars, plural, span
-from nbgpu.submission import COMPLETED, Seconds
+from nbgpu.submission import CANCELLED, COMPLETED, Seconds
+from nbgpu.verbs.call import Call, part
 
 if TYPE_CHECKING:
     from nbgpu.client import Client
@@ -85,7 +86,7 @@ def run(
 
     A row that fails has its state and error in its row; `errors="raise"` stops at the first. Running it again
     after an interruption goes on: finished rows are not run again (failed ones with `retry_failed=True`;
-    all of them with `fresh=True`), submitted ones are found. What is known lies beside `out` if that is given,
+    all of them with `fresh=True`), submitted ones are found (or cancelled before, with `cancel_map`). What is known lies beside `out` if that is given,
     else under NBGPU_HOME/maps, by endpoint and model and inputs, or by `name`.
 
     `out` is a .parquet, .csv or .jsonl. Raises UsageProblem, BatchStopped, JobFailed (with errors="raise"),
@@ -164,6 +165,50 @@ def _plan(rows: list[Row], journal: Journal, *, retry_failed: bool) -> list[Row]
         if entry is None or entry.end is None:
             todo.append(row)
     return todo
+
+
+def cancel(client: Client, endpoint: str, of: str | Path) -> int:
+    """Cancel the jobs of an interrupted map, whether they wait or run; returns how many there were.
+
+    `of` is its `out`, its `name`, or the path of its journal. Run again, the map submits these rows anew.
+    Raises UsageProblem where there is no such map, Conflict where it is under way.
+    """
+    path, head = _journal(client, endpoint, of)
+    journal = Journal.open(path, endpoint, head["of"])
+    cancelled = 0
+    try:
+        for number, entry in list(journal.entries.items()):
+            if entry.job is None or entry.end is not None:
+                continue
+            call = Call(
+                "POST", f"/v2/{part(endpoint)}/cancel/{part(entry.job)}", wire.JSON,
+                about=endpoint, again=True,
+            )  # fmt: skip
+            try:
+                state = client.send(call)["status"]
+            except problems.NotFound as error:
+                if error.code != "job_not_found":
+                    raise
+                continue
+            if state == CANCELLED:
+                journal.void(number)
+                cancelled += 1
+    finally:
+        journal.close()
+    return cancelled
+
+
+def _journal(client: Client, endpoint: str, of: str | Path) -> tuple[Path, dict[str, Any]]:
+    given = Path(of).expanduser()
+    named = client.home.root / "maps" / f"{endpoint}-{given.name}.jsonl"
+    for path in (given.parent / (given.name + ".journal"), given, named):
+        head = read(path)[0] if path.is_file() else None
+        if head is not None and head.get("endpoint") == endpoint:
+            return path, head
+    raise problems.UsageProblem(
+        f"There is no map of {endpoint} called {str(of)!r}.",
+        "Name its out=…, its name=…, or the journal that its interruption named.",
+    )
 
 
 class _Batch:
@@ -310,12 +355,15 @@ class _Batch:
         there = sum(entry is not None and entry.end is None for entry in entries)
         said = f"{ended:,} of {plural(len(self.rows), 'row')} are done."
         if there:
+            one = there == 1
+            place = (
+                f"nbgpu.connect().endpoint({self.name!r}).cancel_map({str(self.journal.path)!r})"
+            )
             said += (
-                f" {plural(there, 'job')} that {'is' if there == 1 else 'are'} submitted go"
-                f"{'es' * (there == 1)} on in the backend; cancel what waits with: "
-                f"%gpu cancel {self.name} --queued."
+                f" {plural(there, 'job')} that {'is' if one else 'are'} submitted go{'es' * one} on in "
+                f"the backend (to cancel {'it' if one else 'them'}: {place})."
             )
         return said + " Run it again to go on."
 
 
-__all__ = ["MapResult", "run"]
+__all__ = ["MapResult", "cancel", "run"]

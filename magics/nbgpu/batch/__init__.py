@@ -260,8 +260,8 @@ class _Batch:
             lambda: Link(home, backend),
         )  # fmt: skip
         line = live.line()
-        runner.start()
         try:
+            runner.start()
             while not runner.over:
                 self._look(runner, policy)
                 line.update(self._now(), (self.tally.done + self.tally.failed) / self.tally.total)

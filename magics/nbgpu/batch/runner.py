@@ -22,6 +22,7 @@ BUSY_S = (0.05, 30.0)  # how long a 429 is waited out
 GRACE_US = 2_000_000  # between our clock and the backend's
 BIG = 90_000  # characters of an input that the backend shows whole
 LISTED = 2000
+START_S = 5.0  # of the thread
 REFUSED_ROW = (400, 413, 422)  # the input itself is refused
 
 
@@ -68,6 +69,8 @@ class Runner:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
         self._ready = threading.Event()
+        # A thread whose join() Ctrl-C interrupts passes for ended with some Pythons, though it runs.
+        self._done = threading.Event()
         self._thread = threading.Thread(target=self._main, name="nbgpu map", daemon=True)
 
     # from the other thread
@@ -78,13 +81,14 @@ class Runner:
 
     @property
     def over(self) -> bool:
-        return not self._thread.is_alive()
+        return self._done.is_set()
 
     def join(self, timeout_s: float | None = None) -> None:
-        self._thread.join(timeout_s)
+        self._done.wait(timeout_s)
 
     def stop(self) -> None:
         """Submit nothing more and wait for nothing more."""
+        self._ready.wait(START_S)
         if self._loop is not None and self._stopping is not None:
             try:
                 self._loop.call_soon_threadsafe(self._stopping.set)
@@ -100,6 +104,7 @@ class Runner:
             self.trouble = error
         finally:
             self._ready.set()
+            self._done.set()
 
     async def _run(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()

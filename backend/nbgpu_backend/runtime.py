@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass
@@ -40,6 +41,10 @@ __all__ = [
 
 API_VERSION = 1
 START_TIMEOUT_S = 60.0
+DYING_S = (
+    2.0  # how long a killed process may still count as alive, refuse connections, hold its lock
+)
+LOOK_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +125,22 @@ def locate(home: Home | None = None, timeout_s: float = 5.0) -> Backend | None:
     )
     # a proxy of the environment must not see the token, nor stand between this machine and itself
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=timeout_s) as answer:
-            health = json.load(answer)
-    except (OSError, ValueError) as error:
-        if not alive(backend):
-            return None
-        raise BackendError(
-            f"The backend (pid {backend.pid}, {backend.url}) runs but does not answer: {error}.",
-            f"Its log is {home.backend_log}; end it with: kill {backend.pid}",
-            code="backend_silent",
-        ) from None
-    return backend if health.get("pid") == backend.pid else None
+    end = time.monotonic() + DYING_S
+    while True:
+        try:
+            with opener.open(request, timeout=timeout_s) as answer:
+                health = json.load(answer)
+            return backend if health.get("pid") == backend.pid else None
+        except (OSError, ValueError) as error:
+            if not alive(backend):
+                return None
+            if time.monotonic() >= end:
+                raise BackendError(
+                    f"The backend (pid {backend.pid}, {backend.url}) runs but does not answer: {error}.",
+                    f"Its log is {home.backend_log}; end it with: kill {backend.pid}",
+                    code="backend_silent",
+                ) from None
+        time.sleep(LOOK_S)
 
 
 def lock(path: Path, *, wait: bool) -> int | None:
@@ -201,8 +210,6 @@ def _start(home: Home) -> Backend:
 
 
 def _poll_ready(home: Home, process: subprocess.Popen[bytes]) -> bytes:  # pragma: no cover
-    import time
-
     end = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < end and process.poll() is None:
         found = read(home)

@@ -45,7 +45,7 @@ async def serve(
 ) -> None:
     """Run until told to end. Raises DiskError, BackendError."""
     home.prepare()
-    if runtime.lock(home.run / "backend.lock", wait=False) is None:
+    if not await _alone(home):
         running = runtime.read(home)
         raise BackendError(
             f"A backend runs for {home.root} already"
@@ -100,6 +100,18 @@ async def serve(
     await serving
     await core.close(everything=everything)
     log.info("ended")
+
+
+async def _alone(home: Home) -> bool:
+    """Take the lock that a backend holds for life. One that was killed has it until its last thread is
+    gone, which may be a moment after its pid is nobody's."""
+    end = time.monotonic() + runtime.DYING_S
+    while runtime.lock(home.run / "backend.lock", wait=False) is None:
+        running = runtime.read(home)
+        if (running is not None and runtime.alive(running)) or time.monotonic() >= end:
+            return False
+        await asyncio.sleep(runtime.LOOK_S)
+    return True
 
 
 class _Server(uvicorn.Server):

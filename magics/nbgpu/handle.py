@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbgpu import errors, submission, wire
@@ -90,6 +91,15 @@ class Endpoint(EndpointView):
         from nbgpu.batch import run
 
         return run(self._client, self.show(), values, template, **options)
+
+    def cancel_map(self, of: str | Path) -> int:
+        """Cancel the jobs that an interrupted map left, and no others; returns how many there were.
+
+        `of` is its `out`, its `name`, or the path of its journal.
+        """
+        from nbgpu.batch import cancel
+
+        return cancel(self._client, self.name, of)
 
     # what it did
 

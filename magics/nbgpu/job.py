@@ -126,17 +126,17 @@ class Job(Rich):
         JobTimedOut or JobCancelled at the end of a job without a result.
         """
         while True:
-            try:
-                found = self._ask("GET", "stream", wait_s=STREAM_S)
-            except errors.NotFound as error:
-                if error.code == "job_cancelled":
-                    raise submission.failure(self.id, submission.CANCELLED, None) from None
-                raise
+            found = self._ask("GET", "stream", wait_s=STREAM_S)
             for piece in found["stream"]:
                 yield piece["output"]
             if found["status"] in submission.FINAL:
-                if found["status"] != submission.COMPLETED:
-                    raise submission.failure(self.id, found["status"], found.get("error"))
+                state = found["status"]
+                if (
+                    found.get("code") == errors.JobCancelled.code
+                ):  # for others' clients it is FAILED
+                    state = submission.CANCELLED
+                if state != submission.COMPLETED:
+                    raise submission.failure(self.id, state, found.get("error"))
                 return
 
     # what can be done with it

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ import pytest
 
 from tests.contract.conftest import ZOO, deploy_handler
 from tests.support.backend import BackendProcess
-from tests.support.serverless import Jobs
+from tests.support.serverless import Jobs, session_of
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="handlers run on Linux")
@@ -97,6 +100,34 @@ def test_a_webhook_is_told_by_the_next_backend_and_three_times_in_vain(
         until(lambda: jobs.detail(told)["webhookState"] == "sent")
     finally:
         listener.server.shutdown()
+        process.shutdown(everything=True)
+
+
+def test_the_jobs_of_a_worker_that_was_wrongly_written_down_as_ended_never_run_twice_at_once(
+    tmp_path: Path, serverless: BackendProcess
+) -> None:
+    process = BackendProcess(tmp_path / "home")
+    process.start()
+    try:
+        jobs = deploy_handler(process, "fenced", ZOO / "steps.py", workers={"max": 1})
+        long, short = (jobs.run({"do": "sleep", "s": s}) for s in (1000, 1))
+        first = jobs.until(long, "IN_PROGRESS")["workerId"]
+        jobs.until(short, "IN_PROGRESS")
+        (pid,) = jobs.pids()
+        process.kill()
+        with closing(sqlite3.connect(process.home.state_db)) as database, database:
+            database.execute("UPDATE instances SET ended_us = intent_us WHERE id = ?", (first,))
+        time.sleep(1.5)  # the short one ends meanwhile, and its relay keeps that
+        assert session_of(pid)
+        process.start()
+        until(lambda: jobs.status(long).get("workerId") not in ("", first))
+        assert not session_of(pid)
+        done = jobs.wait(short)
+        assert (done["status"], done["workerId"]) == ("COMPLETED", first) and "retries" not in done
+        assert jobs.status(long)["retries"] == 1
+        assert process.get("/nbgpu/v1/summary")["orphans"] == []
+        jobs.cancel(long)
+    finally:
         process.shutdown(everything=True)
 
 

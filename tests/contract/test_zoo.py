@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -68,13 +69,30 @@ def test_a_job_that_kills_its_workers_fails_with_the_reason(odd: Jobs) -> None:
     assert odd.result({"do": "echo"})["status"] == "COMPLETED"
 
 
+def test_a_job_that_leaves_the_program_fails_with_the_place(odd: Jobs) -> None:
+    done = odd.result({"do": "leave"})
+    assert done["status"] == "FAILED" and done["retries"] == 2
+    assert done["error"].startswith("3 workers died with it. The last: SystemExit: 0 (odd.py, line")
+    assert odd.result({"do": "echo"})["status"] == "COMPLETED"
+
+
 @pytest.mark.parametrize("do", ["block", "spin"])
-def test_a_job_that_never_ends_is_timed_out_and_its_worker_ended(odd: Jobs, do: str) -> None:
+def test_a_job_that_never_ends_is_timed_out_and_its_worker_ended(
+    odd: Jobs, do: str, tmp_path: Path
+) -> None:
     before = odd.result({"do": "echo"})["output"]["pid"]
-    done = odd.result({"do": do, "s": 1000}, policy={"executionTimeout": 5_000})
+    mark = tmp_path / "mark"
+    given = {"do": do, "s": 1000, "until": str(mark)}
+    done = odd.result(given, policy={"executionTimeout": 5_000})
     assert done["status"] == "TIMED_OUT" and "5 s" in done["error"]
     after = odd.result({"do": "echo"})["output"]["pid"]
     assert after != before and not session_of(before)
+    if do == "spin":  # what kept it from its end is no more, and it is retried
+        mark.touch()
+        assert odd.good(f"retry/{done['id']}")["status"] == "IN_QUEUE"
+        again = odd.wait(done["id"])
+        assert (again["status"], again["output"]) == ("COMPLETED", "found")
+        assert "error" not in again and again["workerId"] != done["workerId"]
 
 
 def test_an_answer_after_a_cancel_is_ignored(odd: Jobs) -> None:
@@ -128,15 +146,50 @@ def test_a_fresh_worker_for_each_job(deploy: Deploy) -> None:
     assert len(set(pids)) == 3
 
 
-def test_a_handler_that_does_not_start_fails_its_jobs_with_the_cause(deploy: Deploy) -> None:
-    jobs = deploy("crash.py")
+@pytest.mark.parametrize(
+    ("file", "cause"),
+    [
+        ("crash.py", "the model file is missing"),
+        ("leaves.py", "ended before it asked for a job"),
+        (
+            "missing.py",
+            "There is no module cv2 (missing.py, line 3): add opencv-python-headless to "
+            "requirements.txt",
+        ),
+    ],
+)
+def test_a_handler_that_does_not_start_fails_its_jobs_and_is_held_down(
+    deploy: Deploy, file: str, cause: str
+) -> None:
+    jobs = deploy(file)
     done = jobs.result({})
-    assert done["status"] == "FAILED" and "the model file is missing" in done["error"]
+    assert done["status"] == "FAILED" and cause in done["error"]
     refused = jobs.ask("run", {"input": {}})
-    assert refused.status_code == 503 and "the model file is missing" in refused.json()["error"]
+    assert refused.status_code == 503 and cause in refused.json()["error"]
+    why = jobs.process.get(f"/nbgpu/v1/why/{jobs.name}")
+    assert why["state"] == "failed" and cause in why["reason"]["text"]
+    assert f"nbgpu start {jobs.name}" in why["nextStep"]
+    assert jobs.workers() == [] and jobs.quiet()["failed"] == 1
 
 
-def test_low_priority_waits_behind_others_and_starts_no_second_worker(odd: Jobs) -> None:
+def test_low_priority_starts_no_worker_but_uses_one_that_runs(deploy: Deploy) -> None:
+    delay = {"type": "QUEUE_DELAY", "queueDelay": 0.5}
+    jobs = deploy("odd.py", workers={"max": 2}, scaling=delay)
+    low = jobs.run({"do": "echo"}, policy={"lowPriority": True})
+    time.sleep(2 * delay["queueDelay"])
+    assert jobs.status(low)["status"] == "IN_QUEUE" and jobs.workers() == []
+    first = jobs.run({"do": "block", "s": 3})  # it is reason enough, and goes first
+    jobs.until(first, "IN_PROGRESS")
+    time.sleep(3 * delay["queueDelay"])
+    assert jobs.status(low)["status"] == "IN_QUEUE" and len(jobs.workers()) == 1
+    normal = jobs.run({"do": "echo"})  # what waits with normal priority starts the second
+    until(lambda: len(jobs.workers()) == 2)
+    ends = [jobs.wait(job) for job in (first, normal, low)]
+    assert [end["status"] for end in ends] == ["COMPLETED"] * 3
+    jobs.quiet()
+
+
+def test_low_priority_waits_behind_others(odd: Jobs) -> None:
     first = odd.run({"do": "block", "s": 1})
     low = odd.run({"do": "echo"}, policy={"lowPriority": True})
     high = odd.run({"do": "echo"})

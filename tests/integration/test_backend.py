@@ -9,6 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from nbgpu_backend.errors import BackendError, DiskError
 from nbgpu_backend.home import Home
 
 from tests.support.backend import CLONE, BackendProcess, command_engine
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
 ENSURE = "from nbgpu_backend import runtime; b = runtime.ensure_running(); print(b.pid, b.url)"
@@ -135,6 +138,53 @@ def test_a_token_never_goes_to_whoever_has_the_port_now(backend: BackendProcess)
         assert runtime.locate(backend.home) is None
         with pytest.raises(TimeoutError):
             impostor.accept()
+
+
+@pytest.fixture
+def mute(tmp_path: Path) -> Iterator[tuple[Home, subprocess.Popen[bytes]]]:
+    """A process that backend.json names and that answers nobody."""
+    home = Home(tmp_path / "home")
+    home.prepare()
+    process = subprocess.Popen(["sleep", "60"])
+    start = runtime.start_time(process.pid)
+    assert start is not None
+    told = runtime.Backend(
+        url=f"http://127.0.0.1:{free_port()}", token="t", pid=process.pid, start=start,
+        boot_id=runtime.boot_id(), version="0", api_version=runtime.API_VERSION,
+    )  # fmt: skip
+    home.backend_json.write_text(json.dumps(told.dump()))
+    yield home, process
+    process.kill()
+    process.wait()
+
+
+def test_a_backend_that_is_dying_is_waited_for(
+    mute: tuple[Home, subprocess.Popen[bytes]],
+) -> None:
+    home, process = mute
+    threading.Timer(0.3, process.kill).start()
+    assert runtime.locate(home) is None
+    assert process.wait(1) == -signal.SIGKILL
+
+
+def test_a_backend_that_lives_and_is_silent_is_told(
+    mute: tuple[Home, subprocess.Popen[bytes]],
+) -> None:
+    home, process = mute
+    with pytest.raises(BackendError, match=f"pid {process.pid}.* does not answer"):
+        runtime.locate(home)
+
+
+def test_the_lock_of_a_backend_that_is_dying_is_waited_for(tmp_path: Path) -> None:
+    process = BackendProcess(tmp_path / "home")
+    process.home.prepare()
+    held = runtime.lock(process.home.run / "backend.lock", wait=False)
+    assert held is not None
+    threading.Timer(1.5, os.close, (held,)).start()
+    try:
+        process.start()
+    finally:
+        process.shutdown(everything=True)
 
 
 def test_another_api_version_offers_a_restart(backend: BackendProcess) -> None:

@@ -35,6 +35,14 @@ def test_shutdown_ends_what_came_up_late(backend: BackendProcess) -> None:
     assert list(backend.home.instances.iterdir()) == []
 
 
+def test_a_text_whose_submission_was_cut_off_is_removed(backend: BackendProcess) -> None:
+    backend.kill()
+    cut = backend.home.jobs / "01a20dbe-3708-7416-b18c-e76491afa244-u1.in"
+    cut.write_bytes(b"{}")
+    backend.start()
+    until(lambda: not cut.exists())
+
+
 def test_a_new_backend_adopts_before_it_launches(backend: BackendProcess, tmp_path: Path) -> None:
     """The job that waits must not call a second worker while the first is not adopted yet."""
     ready = tmp_path / "ready"

@@ -204,7 +204,8 @@ class Jobs:
             job.changed.clear()
             await job.changed.wait()
         if job.state == "CANCELLED":
-            return failed(404, "The job was cancelled.", "job_cancelled")
+            over = {"status": "FAILED", "error": "The job was cancelled.", "stream": []}
+            return web.json_response({**over, "code": "job_cancelled"})
         chunks, job.chunks = job.chunks, []
         state = "IN_PROGRESS" if chunks else job.state
         body = {

@@ -19,14 +19,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from nbgpu_backend import runtime
 from nbgpu_backend.errors import BackendError
 from nbgpu_backend.providers.local import procfs
 
 from tests.support.backend import BackendProcess
 from tests.support.kill_clients import FINAL, LONE, TOGETHER, Clients
 from tests.support.victims import PARTS, Victims, end, left
-from tests.support.waiting import until
 
 WORKERS = 2  # of each endpoint
 AT_ONCE = 8  # jobs that a worker of the endpoint TOGETHER has at a time
@@ -184,10 +182,8 @@ class _Run:
         for row in procfs.processes():
             if row.ppid == os.getpid() and row.alive:
                 command = Path(f"/proc/{row.pid}/cmdline").read_bytes().split(b"\0")
-                if command[1:3] == [b"-m", b"nbgpu_backend"] and end(row):
-                    # a dying one still counts as running, and does not answer
-                    until(lambda pid=row.pid: runtime.start_time(pid) is None)
-                    return True
+                if command[1:3] == [b"-m", b"nbgpu_backend"]:
+                    return end(row)
         return False
 
     # --- judging ----------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from nbgpu_backend.serving.board import JobBoard, JobLimits
 from nbgpu_backend.serving.pull import PullWorker
 from nbgpu_backend.serving.queue import EndpointQueue
 from nbgpu_backend.store.database import Database, open_database
-from nbgpu_backend.store.jobs import JobStore
+from nbgpu_backend.store.jobs import DROP, JobStore
 
 DAY_S = 86_400.0
 
@@ -517,3 +517,39 @@ async def test_a_reader_hears_of_a_chunk_that_is_stored_while_it_looks(stand: St
         await asyncio.sleep(0.0005 * (n % 4))
         await stand.board.chunk("w", job, str(n))
         assert (await asyncio.wait_for(reading, 1.0))[1] == [str(n).encode()]
+
+
+async def test_an_end_with_nulls_that_a_full_disk_refuses_is_noted_once(stand: Stand) -> None:
+    job = await stand.submit()
+    worker = Worker(stand, "w")
+    await worker.take()
+    async with stand.bad_disk():
+        with pytest.raises(DiskError):
+            await worker.done(job, [None], nulls=1)
+    await worker.done(job, [None], nulls=1)
+    (line,) = (await stand.stored(job))["history"].splitlines()
+    assert json.loads(line)[1:] == ["nulls", "1 in its output"]
+
+
+async def test_files_of_a_submission_that_was_cut_off_before_its_row_are_swept(
+    stand: Stand,
+) -> None:
+    long = await stand.submit("x" * 100_000)
+    folder = stand.folder / "jobs"
+    for name in ("01-cut-u1.in", "01-cut-u1.out.tmp", f"{long}.out"):
+        (folder / name).write_bytes(b"{}")
+    found = stand.store.files()
+    later = await stand.submit("y" * 100_000)
+    (folder / "02-not-yet-u1.in").write_bytes(b"{}")  # its row is on its way
+    assert await stand.store.sweep(found) == 2
+    assert {path.name for path in folder.iterdir()} == {
+        f"{long}.in", f"{long}.out", f"{later}.in", "02-not-yet-u1.in",
+    }  # fmt: skip
+
+
+async def test_many_files_are_swept_in_steps(stand: Stand) -> None:
+    kept = await stand.submit("x" * 100_000)
+    for n in range(DROP + 10):
+        (stand.folder / "jobs" / f"{n}.in").touch()
+    assert await stand.store.sweep(stand.store.files()) == DROP + 10
+    assert [path.name for path in (stand.folder / "jobs").iterdir()] == [f"{kept}.in"]

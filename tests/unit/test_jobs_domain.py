@@ -33,13 +33,13 @@ def test_what_a_post_means(body: Any, state: str, output: str | None, error: str
 def test_a_post_that_is_nested_too_deeply_fails_the_job() -> None:
     verdict = read_post(b'{"output": ' + b"[" * 100_000 + b"]" * 100_000 + b"}")
     assert verdict.state == "FAILED" and "nested" in str(verdict.error)
-    assert json.loads(read_chunk(b"[" * 100_000)).startswith("[[")
+    assert json.loads(read_chunk(b"[" * 100_000)[0]).startswith("[[")
 
 
 def test_a_post_that_cannot_be_read_fails_the_job_and_is_shown() -> None:
     found = read_post(b"<html>")
     assert found.state == "FAILED" and "<html>" in (found.error or "")
-    assert read_chunk(b"\xff") == '"\\ufffd"' and read_chunk(b'{"output": 1}') == "1"
+    assert read_chunk(b"\xff")[0] == '"\\ufffd"' and read_chunk(b'{"output": 1}') == ("1", 0)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,27 @@ def test_a_post_that_cannot_be_read_fails_the_job_and_is_shown() -> None:
 def test_a_submission_that_makes_no_sense_is_refused(body: Any) -> None:
     with pytest.raises(BadSubmission):
         read_submission(body)
+
+
+@pytest.mark.parametrize(
+    ("text", "output", "nulls"),
+    [
+        ("NaN", "null", 1),
+        ("[1, Infinity, 1e999, -1e999, 2.5]", "[1, null, null, null, 2.5]", 3),
+        ('{"a": {"b": [-Infinity, "NaN"]}, "c": NaN}', '{"a": {"b": [null, "NaN"]}, "c": null}', 2),
+        ("[" * 900 + "NaN" + "]" * 900, "[" * 900 + "null" + "]" * 900, 1),
+        ("[1e308, -0.0]", "[1e+308, -0.0]", 0),
+    ],
+)
+def test_what_json_does_not_know_becomes_null_and_is_counted(
+    text: str, output: str, nulls: int
+) -> None:
+    body = b'{"output": ' + text.encode() + b"}"
+    done, chunk = read_post(body), read_chunk(body)
+    assert (done.state, done.output, done.nulls) == ("COMPLETED", output, nulls)
+    assert chunk == (output, nulls)
+    failed = read_post(b'{"error": "no", "output": ' + text.encode() + b"}")
+    assert (failed.state, failed.output, failed.nulls) == ("FAILED", output, nulls)
 
 
 def test_ids_are_in_the_order_of_their_time_and_cannot_be_guessed() -> None:

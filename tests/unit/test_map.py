@@ -19,10 +19,7 @@ from typing import Any
 import pandas
 import pytest
 from nbgpu import errors
-from nbgpu.batch.journal import Journal, read
-from nbgpu.batch.link import Link
-from nbgpu.batch.rows import Form, Table, rows
-from nbgpu.batch.runner import Policy, Runner, Tally
+from nbgpu.batch.journal import read
 from nbgpu.client import connect
 from nbgpu_backend import runtime
 
@@ -147,10 +144,41 @@ def test_an_interrupt_says_what_goes_on_and_the_next_run_goes_on(api: Api, work:
     counted = re.search(r"(\d+) of 30 rows are done\. (\d+) jobs? that", str(told.value))
     assert counted is not None
     assert int(counted[1]) + int(counted[2]) == len(api.jobs.accepted) < 30
-    assert "%gpu cancel work --queued" in str(told.value) and "Run it again" in str(told.value)
+    assert "nbgpu.connect().endpoint('work').cancel_map('/" in str(told.value)
+    assert "Run it again" in str(told.value)
     seen.set()
     assert list(work.map(range(30))) == list(range(30))
     once(api, 30)
+
+
+@pytest.mark.parametrize("of", ["out", "journal", "name"])
+def test_an_interrupted_map_is_cancelled_alone_and_its_rows_run_again(
+    api: Api, work: Any, tmp_path: Path, of: str
+) -> None:
+    handler, free = stopping_after(1)
+    api.jobs.handler, api.jobs.slots = handler, 2
+    options: dict[str, Any] = {"name": "mine"} if of == "name" else {"out": tmp_path / "o.jsonl"}
+    other = work.run({"prompt": "another's"})
+    assert other.result(5) == "another's"
+    other = work.run({"prompt": "another's"})
+    interrupt_when(lambda: len(api.jobs.accepted) >= 6)
+    with pytest.raises(errors.Interrupted) as told:
+        work.map(range(10), concurrency=4, **options)
+    named = re.search(r"cancel_map\('(.+)'\)", str(told.value))
+    assert named is not None
+    count = work.cancel_map({"out": tmp_path / "o.jsonl", "journal": named[1], "name": "mine"}[of])
+    assert count == 4 and api.jobs.states().count("CANCELLED") == 4
+    assert other.status != "CANCELLED" and work.cancel_map(named[1]) == 0
+    free.set()
+    found = work.map(range(10), **options)
+    assert list(found) == list(range(10)) and found.failed.empty
+
+
+def test_what_is_no_map_cannot_be_cancelled(api: Api, work: Any, tmp_path: Path) -> None:
+    (tmp_path / "o.csv").write_text("a\n1\n")
+    for of in ("none", "", tmp_path / "o.csv"):
+        with pytest.raises(errors.UsageProblem, match="no map of work"):
+            work.cancel_map(of)
 
 
 def test_a_kernel_that_is_killed_goes_on_in_the_next(api: Api, work: Any, tmp_path: Path) -> None:
@@ -242,34 +270,34 @@ def test_an_input_that_is_refused_fails_its_row(api: Api, work: Any) -> None:
     assert found.df["error"][0].startswith("The body is too large.")
 
 
-def test_low_priority_jobs_do_not_wait_for_a_worker_that_nobody_starts(
-    api: Api, work: Any, tmp_path: Path
+def test_rows_have_normal_priority_unless_low_is_asked_for(api: Api, work: Any) -> None:
+    work.map(range(3))
+    assert all("policy" not in body for body in api.jobs.bodies)
+    work.map(["low"], low_priority=True)
+    assert api.jobs.bodies[-1]["policy"] == {"lowPriority": True}
+
+
+def test_rows_left_waiting_with_low_priority_are_submitted_anew_when_it_is_not_asked_for(
+    api: Api, work: Any, capsys: Any
 ) -> None:
-    api.jobs.asleep = True
-    work.map(range(5))
-    low = [body.get("policy", {}).get("lowPriority", False) for body in api.jobs.bodies]
-    assert sorted(low) == [False, True, True, True, True]
-    # those of an earlier run may all be low; then nothing of ours would start a worker
-    api.jobs.asleep = True
-    made = rows(Table(["x", "y"]), None, Form("handler"))
-    journal = Journal.open(tmp_path / "j", "work", "v")
-    client = work._client
-    for row in made:
-        journal.intend(row.number, row.key)
-        job = work.run(row.input, low_priority=True)
-        journal.accepted(row.number, job.id)
-    runner = Runner(
-        "work", made, journal, Policy(4, True, False, wait_s=0.05, stall_s=0.2), Tally(2),
-        lambda: Link(client.home, client.backend),
-    )  # fmt: skip
-    runner.start()
-    runner.join(20)
-    assert runner.over and runner.trouble is None
-    assert [journal.entries[n].end for n in (0, 1)] == ["COMPLETED", "COMPLETED"]
-    assert sorted(api.jobs.states()).count("CANCELLED") == 1
-    journal.close()
-    work.map(["z"], low_priority=False)
-    assert "policy" not in api.jobs.bodies[-1]
+    api.jobs.asleep = True  # low priority starts no worker
+    interrupt_when(lambda: len(api.jobs.accepted) == 5)
+    with pytest.raises(errors.Interrupted):
+        work.map(range(5), low_priority=True)
+    assert "these jobs have low priority and start no worker" in capsys.readouterr().err
+    assert list(work.map(range(5))) == [{"prompt": n} for n in range(5)]
+    assert sorted(api.jobs.states()) == ["CANCELLED"] * 5 + ["COMPLETED"] * 5
+
+
+def test_rows_that_run_are_not_submitted_anew_for_their_priority(api: Api, work: Any) -> None:
+    handler, free = stopping_after(0)
+    api.jobs.handler = handler
+    interrupt_when(lambda: api.jobs.states() == ["IN_PROGRESS"] * 2)
+    with pytest.raises(errors.Interrupted):
+        work.map(range(2), low_priority=True)
+    free.set()
+    assert list(work.map(range(2))) == [0, 1]
+    once(api, 2)
 
 
 def test_a_quote_comes_first_and_above_the_limit_it_needs_a_yes(

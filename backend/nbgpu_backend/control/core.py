@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -20,12 +20,14 @@ from nbgpu_backend.control.endpoint import COLD_STARTS, EndpointControl
 from nbgpu_backend.control.endpoints import Endpoints
 from nbgpu_backend.control.memory import MEASURE_S, MemoryKeeper
 from nbgpu_backend.control.records import EndpointRecord, InstanceRecord
+from nbgpu_backend.control.relay_link import RelayLink
 from nbgpu_backend.control.services import Services
 from nbgpu_backend.engines import engine
-from nbgpu_backend.errors import DiskError, NbgpuError
+from nbgpu_backend.errors import DiskError, NbgpuError, NotFound
 from nbgpu_backend.home import Home
 from nbgpu_backend.hub.fetcher import Fetcher
 from nbgpu_backend.providers.base import Exit, Observed, WorkerHost
+from nbgpu_backend.serving.board import JobBoard
 from nbgpu_backend.serving.external import ExternalWorkers
 from nbgpu_backend.serving.upstream import session
 from nbgpu_backend.serving.webhooks import Webhooks
@@ -45,18 +47,21 @@ LAG_S = 0.5
 PRUNE_S, DROP_S = 3600.0, 60.0
 ORPHAN_GRACE_S = 60.0
 LATE_S = 90.0  # by then a launch of the backend before has come up, or never will
+FENCE_S = 5.0  # between tries to end what cannot be ended
 FLUSH_S = 0.25
 STOP_ALL_GRACE_S = 10.0
 
 
 class Core:
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, files: Sequence[str]) -> None:
+        """`files`: those of jobs, from before this backend."""
         self.services = services
         self.endpoints = Endpoints(services)
         self.orphans: dict[str, Observed] = {}
         self.streams: set[Callable[[], None]] = set()  # each ends one stream of events
         self.started_us = services.clock.now()
         self.lag_ms = 0.0
+        self._files = files
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -74,6 +79,7 @@ class Core:
 
         installation, rates = await state.database.writer.write(read)
         jobs, upstream = JobStore(state.database, home.jobs), session()
+        files = await asyncio.to_thread(jobs.files)
         return cls(
             Services(
                 home=home,
@@ -93,7 +99,8 @@ class Core:
                 externals=ExternalWorkers(clock),
                 engine=lambda name: engine(name, home),
                 rates=rates,
-            )
+            ),
+            files,
         )
 
     async def start(self) -> None:
@@ -107,6 +114,7 @@ class Core:
             self._measure_lag(),
             self._prune(),
             self._drop_results(),
+            self._sweep_files(),
             self._look_late(),
             self._measure_memory(),
         ):
@@ -220,17 +228,38 @@ class Core:
                 owner.board.tell(row["id"])
 
     async def _settle_orphaned_jobs(self) -> None:
-        """Jobs of workers that ended and were written down before, go to others; those of workers
-        that nobody here started have some time to be heard of again."""
+        """Jobs of workers whose end was written down before, go to others once that is true; those of
+        workers that nobody here started have some time to be heard of again."""
         for control in self.endpoints.all():
             board, live = control.board, {w.id for w in control.live_workers()}
             strange = {j.worker for j in board.live.values() if j.worker} - live
-            known = select(instances.c.id).where(instances.c.id.in_(strange))
-            ours = {row["id"] for row in await self.services.state.rows(known)}
-            for worker_id in strange & ours:
-                board.gone(worker_id, "its worker ended while no backend was there")
-            for worker_id in strange - ours:
+            known = select(instances.c.id, instances.c.name).where(instances.c.id.in_(strange))
+            ours = {row["id"]: row["name"] for row in await self.services.state.rows(known)}
+            for worker_id, name in ours.items():
+                self._tasks.append(
+                    asyncio.create_task(_forever(self._fence(board, worker_id, name)))
+                )
+            for worker_id in strange - ours.keys():
                 self.services.externals.meet(board, worker_id)
+
+    async def _fence(self, board: JobBoard, worker_id: str, name: str) -> None:
+        """Its jobs are others' once no process of it is left and what it had posted is stored."""
+        provider = self.services.provider
+        while True:
+            try:
+                if (await provider.observe(name)).state == "running":
+                    log.warning("%s runs, though its end was written down: it is ended", name)
+                    await provider.stop(name, 0)
+                break
+            except NotFound:
+                break
+            except NbgpuError as error:
+                log.error("jobs of %s wait: %s", name, error)
+                await asyncio.sleep(FENCE_S)
+        await RelayLink(provider, name, worker_id, board).bury()
+        board.gone(worker_id, "its worker ended while no backend was there")
+        if name in self.orphans:
+            await self._end_orphan(name)
 
     async def _adopt(self) -> None:
         """Match what the provider finds with what the store knows."""
@@ -330,6 +359,12 @@ class Core:
             with contextlib.suppress(DiskError):  # a full disk ends no clean-up
                 await self.services.jobs.drop(self.services.clock.now())
             await asyncio.sleep(DROP_S)
+
+    async def _sweep_files(self) -> None:
+        files, self._files = self._files, ()
+        swept = await self.services.jobs.sweep(files)
+        if swept:
+            log.info("%d files of jobs that were never submitted are removed", swept)
 
 
 async def _forever(work: Coroutine[Any, Any, None]) -> None:

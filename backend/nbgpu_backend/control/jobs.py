@@ -8,10 +8,10 @@ from typing import Any
 from nbgpu_backend.control.endpoint import EndpointControl
 from nbgpu_backend.control.endpoints import Endpoints
 from nbgpu_backend.control.services import Services
-from nbgpu_backend.domain.jobs import FINAL_STATES, IN_PROGRESS, IN_QUEUE
+from nbgpu_backend.domain.jobs import FINAL_STATES, IN_PROGRESS, IN_QUEUE, finite
 from nbgpu_backend.errors import NbgpuError, NotFound
 from nbgpu_backend.schema.jobs import JobDetail, JobList, JobRow, Moment
-from nbgpu_backend.store.jobs import Row
+from nbgpu_backend.store.jobs import NULLS, Row
 
 SHOWN = 100_000  # bytes of an input or output that are shown whole
 LOG_LINES = 2000  # of the worker's log, searched for those of one job
@@ -20,6 +20,7 @@ WORDS = {
     "requeue": "back in the queue",
     "returned": "back in the queue, it had not begun",
     "retry": "retried by hand",
+    NULLS: "null stands for NaN or Infinity, which JSON does not know",
 }
 
 
@@ -92,7 +93,8 @@ class JobsView:
         for line in row["history"].splitlines():
             at_us, what, why = json.loads(line)
             text = WORDS.get(what, what) + (f": {why}" if why else "")
-            moments.append(Moment(at_us=at_us, what=IN_QUEUE, text=text))
+            state = IN_PROGRESS if what == NULLS else IN_QUEUE
+            moments.append(Moment(at_us=at_us, what=state, text=text))
         if row["assigned_us"]:
             text = f"given to {row['worker_id']}"
             moments.append(Moment(at_us=row["assigned_us"], what=IN_PROGRESS, text=text))
@@ -131,4 +133,4 @@ def _shown(text: bytes | None) -> Any:
         return None
     if len(text) > SHOWN:
         return text[:1000].decode("utf-8", "replace") + " …"
-    return json.loads(text)
+    return finite(json.loads(text))[0]

@@ -166,7 +166,8 @@ class RelayLink:
                 if post.kind == "done":
                     await self._board.done(self._worker_id, post.job, read)
                 else:
-                    await self._board.chunk(self._worker_id, post.job, read, post.n)
+                    text, nulls = read
+                    await self._board.chunk(self._worker_id, post.job, text, post.n, nulls=nulls)
                 return
             except DiskError as error:
                 log.error("a post of %s waits: %s", self._name, error)

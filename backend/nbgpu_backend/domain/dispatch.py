@@ -178,10 +178,17 @@ class Queue:
         heapq.heappush(self._heap, (ticket.order, ticket))
         if not ticket.low:
             heapq.heappush(self._arrivals, (ticket.arrived, next(self._sequence), ticket))
-        if len(self._arrivals) > 2 * self.waiting + SLACK:
-            # those behind a long waiting one are not dropped by looking at the head
-            self._arrivals = [entry for entry in self._arrivals if entry[2].state == QUEUED]
-            heapq.heapify(self._arrivals)
+        if max(len(self._heap), len(self._arrivals)) > 2 * self.waiting + SLACK:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Those behind a long waiting one are not dropped by looking at the head, and one that came
+        back is there twice."""
+        waiting = {ticket for _, ticket in self._heap if ticket.state == QUEUED}
+        self._heap = [(ticket.order, ticket) for ticket in waiting]
+        self._arrivals = [(t.arrived, next(self._sequence), t) for t in waiting if not t.low]
+        heapq.heapify(self._heap)
+        heapq.heapify(self._arrivals)
 
     def _count(self, ticket: Ticket, step: int) -> None:
         self.waiting += step
@@ -197,6 +204,7 @@ class Queue:
         if ticket.worker is not None and ticket.worker in self.held:
             self.held[ticket.worker].discard(ticket)
             self._forget(ticket.worker)
+        ticket.worker = None
 
     def _forget(self, worker: str) -> None:
         if worker not in self.offers and not self.held.get(worker, True):

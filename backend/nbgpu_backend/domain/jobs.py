@@ -6,6 +6,7 @@ States and fields are those of RunPod's serverless job API.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +84,7 @@ class Verdict:
     output: str | None = None
     error: str | None = None
     stop_worker: bool = False
+    nulls: int = 0  # values of the output that JSON does not know
 
 
 def read_post(body: bytes) -> Verdict:
@@ -98,23 +100,55 @@ def read_post(body: bytes) -> Verdict:
 
 def _verdict(parsed: Any) -> Verdict:
     if not isinstance(parsed, dict):
-        return Verdict(COMPLETED, output=json.dumps(parsed))
-    output = json.dumps(parsed["output"]) if "output" in parsed else None
+        whole, nulls = json_text(parsed)
+        return Verdict(COMPLETED, whole, nulls=nulls)
+    output: str | None = None
+    nulls = 0
+    if "output" in parsed:
+        output, nulls = json_text(parsed["output"])
     if parsed.get("status") == IN_PROGRESS:
-        return Verdict(IN_PROGRESS, output=output)
+        return Verdict(IN_PROGRESS, output, nulls=nulls)
     stop = parsed.get("stopPod") is True
     error = parsed.get("error")
     if error is not None and error is not False:
         text = error if isinstance(error, str) else json.dumps(error)
-        return Verdict(FAILED, output, text, stop)
-    return Verdict(COMPLETED, output, None, stop)
+        return Verdict(FAILED, output, text, stop, nulls)
+    return Verdict(COMPLETED, output, None, stop, nulls)
 
 
-def read_chunk(body: bytes) -> str:
-    """The JSON text of what a generator yielded; what cannot be read becomes a string."""
+def read_chunk(body: bytes) -> tuple[str, int]:
+    """As `json_text`: what a generator yielded. What cannot be read becomes a string."""
     try:
         parsed = json.loads(body)
         found = isinstance(parsed, dict) and "output" in parsed
-        return json.dumps(parsed["output"] if found else parsed)
+        return json_text(parsed["output"] if found else parsed)
     except (ValueError, RecursionError):
-        return json.dumps(body.decode("utf-8", "replace"))
+        return json.dumps(body.decode("utf-8", "replace")), 0
+
+
+def json_text(value: Any) -> tuple[str, int]:
+    """(JSON of `value`, how many of its values are null there: see `finite`)."""
+    try:
+        return json.dumps(value, allow_nan=False), 0
+    except ValueError:
+        found, nulls = finite(value)
+        return json.dumps(found), nulls
+
+
+def finite(value: Any) -> tuple[Any, int]:
+    """(`value` with null for each NaN or infinity, how many these were).
+
+    Python's JSON has them, JSON has not: who keeps to it could not read the whole text. `value` comes
+    from json.loads; its lists and objects are changed.
+    """
+    nulls, whole = 0, [value]
+    left: list[Any] = [whole]
+    while left:
+        part = left.pop()
+        for key, inner in part.items() if isinstance(part, dict) else enumerate(part):
+            if isinstance(inner, float) and not math.isfinite(inner):
+                part[key] = None
+                nulls += 1
+            elif isinstance(inner, dict | list):
+                left.append(inner)
+    return whole[0], nulls

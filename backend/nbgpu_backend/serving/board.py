@@ -44,7 +44,7 @@ from nbgpu_backend.serving.pull import KILL_S, PullWorker
 from nbgpu_backend.serving.queue import EndpointQueue
 from nbgpu_backend.serving.target import Record, Sink
 from nbgpu_backend.serving.worker import PushWorker
-from nbgpu_backend.store.jobs import INLINE, JobStore, Row, count_row, note
+from nbgpu_backend.store.jobs import INLINE, NULLS, JobStore, Row, count_row, note
 
 log = logging.getLogger(__name__)
 
@@ -330,8 +330,7 @@ class JobBoard:
             self._again_or_fail(job, why)
             return
         if verdict is not None:
-            output = verdict.output.encode() if verdict.output is not None else None
-            await self._patiently(lambda: self.settle(job, verdict.state, output, verdict.error))
+            await self._patiently(lambda: self._end(job, verdict))
         self._queue.release(job.ticket)
 
     # --- from a worker ----------------------------------------------------------------------------
@@ -396,14 +395,15 @@ class JobBoard:
                 job.progress = verdict.output.encode() if verdict.output is not None else None
                 job.changed()
             return
-        output = verdict.output.encode() if verdict.output is not None else None
-        await self.settle(job, verdict.state, output, verdict.error)
+        await self._end(job, verdict)
         if worker is not None:
             self._release(worker, job.ticket)
             if verdict.stop_worker:
                 worker.end("refresh", "its handler asked for a fresh worker", None)
 
-    async def chunk(self, worker_id: str, job_id: str, output: str, n: int | None = None) -> None:
+    async def chunk(
+        self, worker_id: str, job_id: str, output: str, n: int | None = None, *, nulls: int = 0
+    ) -> None:
         """What a generator yielded. `n` grows with each post of this worker. Raises DiskError."""
         job = self.live.get(job_id)
         if job is None or job.worker != worker_id or job.settling is not None:
@@ -422,22 +422,37 @@ class JobBoard:
             if job.last_chunk == n:
                 job.last_chunk = before
             raise
+        if nulls and not job.nulls:
+            job.nulls = True
+            self._store.put("note", key=job_id, note=self._nulls(job_id, "in what it streams"))
         job.changed()
+
+    def _nulls(self, job_id: str, where: str) -> str:
+        """Tells the log of it; returns the line for the job's history."""
+        log.warning("%s: NaN or Infinity of %s is null: %s", self.name, job_id, where)
+        return note(self._clock.now(), NULLS, where)
 
     # --- ends -------------------------------------------------------------------------------------
 
+    def _end(self, job: Job, verdict: Verdict) -> asyncio.Future[None]:
+        output = verdict.output.encode() if verdict.output is not None else None
+        return self.settle(job, verdict.state, output, verdict.error, nulls=verdict.nulls)
+
     def settle(
-        self, job: Job, state: str, output: bytes | None = None, error: str | None = None
-    ) -> asyncio.Future[None]:
+        self, job: Job, state: str, output: bytes | None = None, error: str | None = None, *,
+        nulls: int = 0,
+    ) -> asyncio.Future[None]:  # fmt: skip
         """Store its end; done when that is on the disk. Raises DiskError: it then has no end yet.
 
         Who stops waiting does not stop the storing: the end may be on the disk already.
         """
         if job.settling is None:
-            job.settling = asyncio.create_task(self._settle(job, state, output, error))
+            job.settling = asyncio.create_task(self._settle(job, state, output, error, nulls))
         return asyncio.shield(job.settling)
 
-    async def _settle(self, job: Job, state: str, output: bytes | None, error: str | None) -> None:
+    async def _settle(
+        self, job: Job, state: str, output: bytes | None, error: str | None, nulls: int
+    ) -> None:
         now_us, queued = self._clock.now(), job.ticket.worker is None
         if queued:
             self._queue.finish(job.ticket)
@@ -451,7 +466,8 @@ class JobBoard:
                 "finish", key=job.id, to=state, at=now_us, worker=job.worker,
                 drop=now_us + round(self._limits().kept_s * 1e6), file=int(as_file),
                 result=None if as_file else output, why=error,
-                webhook_to="pending" if job.webhook else None, note="",
+                webhook_to="pending" if job.webhook else None,
+                note=self._nulls(job.id, f"{nulls} in its output") if nulls else "",
             )  # fmt: skip
         except DiskError:
             job.settling = None

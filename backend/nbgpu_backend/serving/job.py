@@ -32,6 +32,7 @@ class Job:
     progress: bytes | None = None  # JSON text, the last that the worker told
     last_chunk: int = 0
     chunks_read: int = 0
+    nulls: bool = False  # some of what it streamed is noted as null
     run: asyncio.Task[None] | None = None  # on a push worker
     share_s: float = 0.0  # its part of that worker's busy time
     final: JobView | None = None  # for those who waited for its end

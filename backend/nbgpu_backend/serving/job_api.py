@@ -45,6 +45,7 @@ RUNSYNC_WAIT_S, STREAM_WAIT_S = 90.0, 10.0
 WAIT_MS = (0, 300_000)
 POLL_S = 20.0  # how long a worker's poll is held
 BATCH_MAX = 1000
+JOB_CANCELLED = "job_cancelled"
 
 
 class JobApi:
@@ -143,12 +144,13 @@ class _Call:
     async def _stream(self, target: Target) -> None:
         self.exchange.watch()
         view, chunks = await target.board.stream(self._first or "", self._wait(STREAM_WAIT_S))
-        if view.state == CANCELLED and not chunks:
-            # the Python SDK knows no end of a cancelled stream but an error
-            raise NotFound(f"The job {view.id} was cancelled.", "", code="job_cancelled")
         head = {"id": view.id, "status": view.state}
         if view.error is not None:
             head["error"] = view.error
+        if view.state == CANCELLED:
+            # The Python SDK asks for ever after CANCELLED, and the JavaScript one throws at any code
+            # but 200: FAILED ends the streams of both. /status has the state as it is.
+            head |= {"status": FAILED, "error": "The job was cancelled.", "code": JOB_CANCELLED}
         parts = b", ".join(b'{"output": ' + chunk + b"}" for chunk in chunks)
         await self._whole(json.dumps(head).encode()[:-1] + b', "stream": [' + parts + b"]}")
 
@@ -219,8 +221,8 @@ class _Call:
         await self._json({})
 
     async def _job_stream(self, target: Target) -> None:
-        chunk = await _parse(read_chunk, await self.exchange.body(POST_LIMIT))
-        await target.board.chunk(self._first or "", self._second or "", chunk)
+        chunk, nulls = await _parse(read_chunk, await self.exchange.body(POST_LIMIT))
+        await target.board.chunk(self._first or "", self._second or "", chunk, nulls=nulls)
         await self._json({})
 
     async def _ping(self, target: Target) -> None:

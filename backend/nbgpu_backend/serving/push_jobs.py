@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import aiohttp
 
-from nbgpu_backend.domain.jobs import COMPLETED, FAILED, Verdict
+from nbgpu_backend.domain.jobs import COMPLETED, FAILED, Verdict, json_text
 from nbgpu_backend.domain.vllm_input import BadInput, EngineCall, read_input
 from nbgpu_backend.errors import WorkerDied
 from nbgpu_backend.serving.target import Target
@@ -65,6 +65,6 @@ class JobRunner:
             error = parsed.get("error", parsed) if isinstance(parsed, dict) else parsed
             message = error.get("message") if isinstance(error, dict) else None
             return Verdict(FAILED, error=message or json.dumps(error))
-        piece = json.dumps(parsed)
+        piece, nulls = json_text(parsed)
         await emit(piece)
-        return Verdict(COMPLETED, f"[{piece}]")
+        return Verdict(COMPLETED, f"[{piece}]", nulls=nulls)

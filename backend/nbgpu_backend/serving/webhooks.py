@@ -18,17 +18,15 @@ from nbgpu_backend.store.jobs import JobStore
 
 log = logging.getLogger(__name__)
 
-TRIES, PAUSE_S, TIMEOUT_S = 3, 10.0, 30.0
+TRIES, PAUSE_S = 3, 10.0  # RunPod's, which those who listen are made for: no setting
+TIMEOUT_S = 30.0
 AT_ONCE = 50
 
 
 class Webhooks:
-    def __init__(
-        self, store: JobStore, session: aiohttp.ClientSession, pause_s: float = PAUSE_S
-    ) -> None:
+    def __init__(self, store: JobStore, session: aiohttp.ClientSession) -> None:
         self._store = store
         self._session = session
-        self._pause_s = pause_s
         self._room = asyncio.Semaphore(AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -48,7 +46,7 @@ class Webhooks:
         told = "failed"
         for attempt in range(TRIES):
             if attempt:
-                await asyncio.sleep(self._pause_s)
+                await asyncio.sleep(PAUSE_S)
             async with self._room:
                 if await self._post(row["webhook"], body):
                     told = "sent"

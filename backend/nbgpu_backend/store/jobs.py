@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +27,9 @@ Row = dict[str, Any]
 
 INLINE = 64 << 10  # a longer text is a file beside the database
 DROP = 500  # rows in one step of the clean-up
+MOST_FILES = 100_000  # that are looked at when a backend starts
 
+NULLS = "nulls"  # a line of a job's history: values that JSON does not know became null
 COUNTED = ("completed", "failed", "retried")
 
 _KEY = jobs.c.id == bindparam("key")
@@ -56,6 +59,7 @@ STATEMENTS: dict[str, Any] = {
     "chunk": insert(job_chunks).prefix_with("OR IGNORE"),
     "forget_chunks": delete(job_chunks).where(job_chunks.c.job_id == bindparam("key")),
     "read_chunks": update(jobs).where(_KEY).values(chunks_read=bindparam("upto")),
+    "note": update(jobs).where(_KEY).values(history=_history),
     "told": update(jobs).where(_KEY).values(webhook_state=bindparam("webhook_to")),
     "count": _counts.on_conflict_do_update(
         index_elements=["endpoint_id"],
@@ -215,10 +219,30 @@ class JobStore:
                 return dropped
             await asyncio.sleep(0)
 
+    def files(self) -> list[str]:
+        """Names of long texts, MOST_FILES at most. Blocks."""
+        with os.scandir(self._folder) as entries:
+            return [entry.name for entry in islice(entries, MOST_FILES)]
+
+    async def sweep(self, files: Iterable[str]) -> int:
+        """Remove those of `files` that belong to no job; returns how many went.
+
+        A text is written before its row, so that a backend killed in between leaves it alone. `files`
+        were there before this backend took its first job: none of them still waits for its row.
+        """
+        swept = 0
+        left = iter(files)
+        while step := list(islice(left, DROP)):
+            ids = {name: name.partition(".")[0] for name in step}
+            query = select(jobs.c.id).where(jobs.c.id.in_(set(ids.values())))
+            known = set(await self._read(lambda c, q=query: c.execute(q).scalars().all()))  # type: ignore[misc]
+            alone = [self._folder / name for name, job_id in ids.items() if job_id not in known]
+            await asyncio.to_thread(_remove, alone)
+            swept += len(alone)
+        return swept
+
     def _unlink(self, ids: Iterable[str]) -> None:
-        for job_id in ids:
-            for kind in ("in", "out"):
-                self.path(job_id, kind).unlink(missing_ok=True)
+        _remove(self.path(job_id, kind) for job_id in ids for kind in ("in", "out"))
 
 
 def note(at_us: int, what: str, why: str = "") -> str:
@@ -262,6 +286,11 @@ def _drop(connection: Connection, now_us: int) -> list[str]:
         connection.execute(delete(job_chunks).where(job_chunks.c.job_id.in_(ids)))
         connection.execute(delete(jobs).where(jobs.c.id.in_(ids)))
     return ids
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _write_file(path: Path, text: bytes) -> None:

@@ -23,17 +23,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbgpu import errors as problems
-from nbgpu import live, submission
+from nbgpu import live, submission, wire
 from nbgpu.batch import files, quote
 from nbgpu.batch.costs import Costs
-from nbgpu.batch.journal import Journal, tidy
+from nbgpu.batch.journal import Journal, read, tidy
 from nbgpu.batch.link import Link
 from nbgpu.batch.result import MapResult
 from nbgpu.batch.rows import Form, Row, Table
 from nbgpu.batch.rows import rows as rows_of
 from nbgpu.batch.runner import Policy, Runner, Tally
 from nbgpu.formats import dollars, plural, span
-from nbgpu.submission import COMPLETED, Seconds
+from nbgpu.submission import CANCELLED, COMPLETED, Seconds
+from nbgpu.verbs.call import Call, part
 
 if TYPE_CHECKING:
     from nbgpu.client import Client
@@ -57,7 +58,7 @@ def run(
     name: str | None = None,
     yes: bool = False,
     limit: float = LIMIT,
-    low_priority: bool = True,
+    low_priority: bool = False,
     errors: str = "keep",
     retry_failed: bool = False,
     fresh: bool = False,
@@ -78,13 +79,14 @@ def run(
     frame's row, is the input as it stands; any other value is taken as `"{{text}}"`, or for a handler as
     `{"prompt": value}`.
 
-    At most `concurrency` jobs are in flight. With `low_priority` they wait behind other work, and only the
-    first starts a worker; without, as many workers start as the endpoint allows. A quote is shown first; one
-    above `limit` dollars needs `yes=True`, and without it nothing more is submitted once so much is spent.
+    At most `concurrency` jobs are in flight; as many workers start for them as the endpoint allows, and what
+    others ask of it takes turns with them. With `low_priority` they start none: they wait behind all other
+    work for workers that run anyway, for ever if there are none. A quote is shown first; one above `limit`
+    dollars needs `yes=True`, and without it nothing more is submitted once so much is spent.
 
     A row that fails has its state and error in its row; `errors="raise"` stops at the first. Running it again
     after an interruption goes on: finished rows are not run again (failed ones with `retry_failed=True`;
-    all of them with `fresh=True`), submitted ones are found. What is known lies beside `out` if that is given,
+    all of them with `fresh=True`), submitted ones are found (or cancelled before, with `cancel_map`). What is known lies beside `out` if that is given,
     else under NBGPU_HOME/maps, by endpoint and model and inputs, or by `name`.
 
     `out` is a .parquet, .csv or .jsonl. Raises UsageProblem, BatchStopped, JobFailed (with errors="raise"),
@@ -165,6 +167,50 @@ def _plan(rows: list[Row], journal: Journal, *, retry_failed: bool) -> list[Row]
     return todo
 
 
+def cancel(client: Client, endpoint: str, of: str | Path) -> int:
+    """Cancel the jobs of an interrupted map, whether they wait or run; returns how many there were.
+
+    `of` is its `out`, its `name`, or the path of its journal. Run again, the map submits these rows anew.
+    Raises UsageProblem where there is no such map, Conflict where it is under way.
+    """
+    path, head = _journal(client, endpoint, of)
+    journal = Journal.open(path, endpoint, head["of"])
+    cancelled = 0
+    try:
+        for number, entry in list(journal.entries.items()):
+            if entry.job is None or entry.end is not None:
+                continue
+            call = Call(
+                "POST", f"/v2/{part(endpoint)}/cancel/{part(entry.job)}", wire.JSON,
+                about=endpoint, again=True,
+            )  # fmt: skip
+            try:
+                state = client.send(call)["status"]
+            except problems.NotFound as error:
+                if error.code != "job_not_found":
+                    raise
+                continue
+            if state == CANCELLED:
+                journal.void(number)
+                cancelled += 1
+    finally:
+        journal.close()
+    return cancelled
+
+
+def _journal(client: Client, endpoint: str, of: str | Path) -> tuple[Path, dict[str, Any]]:
+    given = Path(of).expanduser()
+    named = client.home.root / "maps" / f"{endpoint}-{given.name}.jsonl"
+    for path in (given.parent / (given.name + ".journal"), given, named):
+        head = read(path)[0] if path.is_file() else None
+        if head is not None and head.get("endpoint") == endpoint:
+            return path, head
+    raise problems.UsageProblem(
+        f"There is no map of {endpoint} called {str(of)!r}.",
+        "Name its out=…, its name=…, or the journal that its interruption named.",
+    )
+
+
 class _Batch:
     """One run, as the thread that waits for it sees it."""
 
@@ -214,10 +260,10 @@ class _Batch:
             lambda: Link(home, backend),
         )  # fmt: skip
         line = live.line()
-        runner.start()
         try:
+            runner.start()
             while not runner.over:
-                self._look(runner)
+                self._look(runner, policy)
                 line.update(self._now(), (self.tally.done + self.tally.failed) / self.tally.total)
                 runner.join(SHOW_S)
         except KeyboardInterrupt:
@@ -233,7 +279,7 @@ class _Batch:
         line.end(self._end())
         self._check(runner, policy)
 
-    def _look(self, runner: Runner) -> None:
+    def _look(self, runner: Runner, policy: Policy) -> None:
         """What it cost so far, every LOOK_S; stop at the limit."""
         now = time.monotonic()
         if now - self.looked < LOOK_S:
@@ -247,6 +293,8 @@ class _Batch:
             try:
                 found = self.endpoint.show().data.nbgpu
                 self.reason = f"{found.state}: {found.reason.text}"
+                if policy.low_priority:
+                    self.reason += "; these jobs have low priority and start no worker"
             except problems.OneLine:
                 pass
 
@@ -307,12 +355,15 @@ class _Batch:
         there = sum(entry is not None and entry.end is None for entry in entries)
         said = f"{ended:,} of {plural(len(self.rows), 'row')} are done."
         if there:
+            one = there == 1
+            place = (
+                f"nbgpu.connect().endpoint({self.name!r}).cancel_map({str(self.journal.path)!r})"
+            )
             said += (
-                f" {plural(there, 'job')} that {'is' if there == 1 else 'are'} submitted go"
-                f"{'es' * (there == 1)} on in the backend; cancel what waits with: "
-                f"%gpu cancel {self.name} --queued."
+                f" {plural(there, 'job')} that {'is' if one else 'are'} submitted go{'es' * one} on in "
+                f"the backend (to cancel {'it' if one else 'them'}: {place})."
             )
         return said + " Run it again to go on."
 
 
-__all__ = ["MapResult", "run"]
+__all__ = ["MapResult", "cancel", "run"]

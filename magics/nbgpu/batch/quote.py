@@ -65,6 +65,6 @@ def ask(client: Client, endpoint: Endpoint, rows: int, *, low_priority: bool) ->
     names = ("route", "status", "total_ms", "queue_ms", "cost")
     columns = [table.columns.get(name, [])[-10 * RECENT :] for name in names]
     records = [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
-    # low priority starts no worker beyond the first
+    # low priority starts no worker
     workers = max(1, endpoint.workers.min) if low_priority else max(1, endpoint.workers.max)
     return quote(rows, records, Decimal(endpoint.nbgpu.rate_per_hour), workers)

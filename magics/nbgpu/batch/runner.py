@@ -22,6 +22,7 @@ BUSY_S = (0.05, 30.0)  # how long a 429 is waited out
 GRACE_US = 2_000_000  # between our clock and the backend's
 BIG = 90_000  # characters of an input that the backend shows whole
 LISTED = 2000
+START_S = 5.0  # of the thread
 REFUSED_ROW = (400, 413, 422)  # the input itself is refused
 
 
@@ -44,7 +45,6 @@ class Policy:
     low_priority: bool
     raise_errors: bool
     wait_s: float = 5.0  # one long poll for a job's end
-    stall_s: float = 10.0  # nothing of ours runs: low-priority jobs start no worker
     options: Mapping[str, Any] = field(default_factory=dict)  # of submission.body
 
 
@@ -65,14 +65,12 @@ class Runner:
         self._connect = connect
         self._owned = {entry.job for entry in journal.entries.values() if entry.job}
         self._inputs: dict[str, Any] = {}  # of jobs that might be ours
-        self._normal = 0  # jobs in flight that may start a worker
-        self._pioneered = False
-        self._running: set[str] = set()
-        self._moved = time.monotonic()
         self._not_before = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
         self._ready = threading.Event()
+        # A thread whose join() Ctrl-C interrupts passes for ended with some Pythons, though it runs.
+        self._done = threading.Event()
         self._thread = threading.Thread(target=self._main, name="nbgpu map", daemon=True)
 
     # from the other thread
@@ -83,13 +81,14 @@ class Runner:
 
     @property
     def over(self) -> bool:
-        return not self._thread.is_alive()
+        return self._done.is_set()
 
     def join(self, timeout_s: float | None = None) -> None:
-        self._thread.join(timeout_s)
+        self._done.wait(timeout_s)
 
     def stop(self) -> None:
         """Submit nothing more and wait for nothing more."""
+        self._ready.wait(START_S)
         if self._loop is not None and self._stopping is not None:
             try:
                 self._loop.call_soon_threadsafe(self._stopping.set)
@@ -105,6 +104,7 @@ class Runner:
             self.trouble = error
         finally:
             self._ready.set()
+            self._done.set()
 
     async def _run(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
@@ -142,26 +142,21 @@ class Runner:
             return
         entry = self._journal.entries.get(row.number)
         job = None
-        normal = False
         if entry is not None:
             job = entry.job or await self._find(row, entry.at_us)
             if job is not None and entry.job is None:
                 self._journal.accepted(row.number, job)
         self.tally.in_flight += 1
         try:
+            if job is not None and not self._policy.low_priority and await self._withdrawn(job):
+                self._journal.void(row.number)
+                job = None
             while True:
                 if job is None:
-                    normal = not self._policy.low_priority or not self._pioneered
-                    self._pioneered = True
-                    job = await self._submit(row, normal)
+                    job = await self._submit(row)
                     if job is None:
                         return  # refused: it has its end
-                self._normal += normal
-                try:
-                    found = await self._wait(job, normal)
-                finally:
-                    self._normal -= normal
-                    self._running.discard(job)
+                found = await self._wait(job)
                 if found is not None:
                     break
                 self._journal.void(row.number)
@@ -175,7 +170,6 @@ class Runner:
 
     def _end(self, row: Row, state: str, **more: Any) -> None:
         self._journal.ended(row.number, state, **more)
-        self._moved = time.monotonic()
         self.tally.ended_here += 1
         if state == submission.COMPLETED:
             self.tally.done += 1
@@ -188,9 +182,11 @@ class Runner:
 
     # submitting
 
-    async def _submit(self, row: Row, normal: bool) -> str | None:
+    async def _submit(self, row: Row) -> str | None:
         """The id of its job; None: its input is refused, and that is its end."""
-        body = submission.body(row.input, low_priority=not normal, **self._policy.options)
+        body = submission.body(
+            row.input, low_priority=self._policy.low_priority, **self._policy.options
+        )
         at_us = None  # when it was sent without an answer
         while True:
             await self._patience()
@@ -270,7 +266,7 @@ class Runner:
 
     # waiting
 
-    async def _wait(self, job: str, normal: bool) -> dict[str, Any] | None:
+    async def _wait(self, job: str) -> dict[str, Any] | None:
         """Its job object at its end; None: there is no such job any more. Raises _Stopped."""
         path = f"/v2/{self._endpoint}/status-sync/{part(job)}"
         while True:
@@ -292,26 +288,14 @@ class Runner:
             found: dict[str, Any] = answer.json()
             if found["status"] in submission.FINAL:
                 return found
-            if found["status"] == submission.IN_PROGRESS:
-                self._running.add(job)
-            else:
-                self._running.discard(job)
-                if self._stalled() and await self._give_up(job):
-                    return None
 
-    def _stalled(self) -> bool:
-        """All of ours wait with low priority, for a worker that nobody starts."""
-        return (
-            self._policy.low_priority
-            and self._normal == 0
-            and not self._running
-            and time.monotonic() - self._moved > self._policy.stall_s
-        )
-
-    async def _give_up(self, job: str) -> bool:
-        """Cancel it, so that its row is submitted as one that starts a worker."""
-        self._moved = time.monotonic()
-        self._pioneered = False
+    async def _withdrawn(self, job: str) -> bool:
+        """Was it left waiting with low priority by an earlier run? Then it is cancelled, so that its row
+        is submitted as one that starts a worker."""
+        known = await self._link.get(f"/nbgpu/v1/jobs/{part(job)}")
+        found = known.json()["job"] if known.status_code == 200 else {}
+        if found.get("state") != submission.IN_QUEUE or not found["lowPriority"]:
+            return False
         try:
             answer = await self._link.post(f"/v2/{self._endpoint}/cancel/{part(job)}")
         except Unsure:

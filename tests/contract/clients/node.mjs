@@ -15,10 +15,17 @@ seen.runSync = await steps.runSync({ input: { do: "echo", n: [1, null, 2.5] } },
 seen.slowRunSync = await steps.runSync({ input: { do: "sleep", s: 5 } }, 4000);
 seen.raised = await steps.runSync({ input: { do: "raise" } }, 60000);
 
+seen.divided = await steps.runSync({ input: { do: "divide" } }, 60000);
+
 const count = runpod.endpoint(COUNT);
 let job = await count.run({ input: { to: 3 } });
 seen.stream = [];
 for await (const chunk of count.stream(job.id)) seen.stream.push(chunk.output);
+
+job = await count.run({ input: { to: 2, divide: true } });
+seen.dividedStream = [];
+for await (const chunk of count.stream(job.id)) seen.dividedStream.push(chunk.output);
+seen.dividedId = job.id;
 
 job = await steps.run({ input: { do: "sleep", s: 600 } });
 while ((await steps.status(job.id)).status !== "IN_PROGRESS") await pause(50);
@@ -26,12 +33,8 @@ seen.cancel = await steps.cancel(job.id);
 seen.cancelled = await steps.status(job.id);
 
 job = await count.run({ input: { to: 1000, pause: 0.5 } });
-try {
-  for await (const _ of count.stream(job.id)) await count.cancel(job.id);
-  seen.cancelledStream = "ended";
-} catch (error) {
-  seen.cancelledStream = error.response?.status ?? String(error);
-}
+for await (const _ of count.stream(job.id)) await count.cancel(job.id);
+seen.cancelledStream = "ended";
 
 seen.health = await steps.health();
 const hold = runpod.endpoint(HOLD);

@@ -10,7 +10,7 @@ async def handler(job):
     for n in range(given["to"]):
         if n:
             await asyncio.sleep(given.get("pause", 0))
-        yield {"n": n}
+        yield {"n": n, "loss": float("nan")} if given.get("divide") else {"n": n}
 
 
 runpod.serverless.start({"handler": handler})

@@ -32,13 +32,16 @@ def handler(job):
         return child.pid
     if do == "exit":
         os._exit(given["code"])
+    if do == "leave":
+        sys.exit(0)
     if do == "block":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(given["s"])
         return "late"
     if do == "spin":
-        while True:
+        while not os.path.exists(given["until"]):
             pass
+        return "found"
     if do == "refresh":
         return {"refresh_worker": True, "pid": os.getpid()}
     if do == "log":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import sys
@@ -35,6 +36,8 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     made.run_line_magic("load_ext", "nbgpu")
     completion._cache.clear()
     yield made
+    made.atexit_operations()  # now, while its folder is there
+    atexit.unregister(made.atexit_operations)
     InteractiveShell.clear_instance()
 
 

@@ -82,7 +82,7 @@ class Worker:
 
     def want(self, slots: int = 1, busy: bool | None = None) -> None:
         self.polls += 1
-        self.stand.board.want(self.known, self.polls, slots, busy)
+        self.stand.board.assignments.want(self.known, self.polls, slots, busy)
 
     async def given(self) -> list[tuple[str, bytes]]:
         _, jobs = await asyncio.wait_for(self.wire.given.get(), 5)
@@ -286,7 +286,7 @@ async def test_what_was_handed_back_never_ran_and_is_not_counted(stand: Stand) -
     worker = Worker(stand, "w")
     for _ in range(5):
         assert await worker.take() == [job]
-        stand.board.returned(worker.known, [job])
+        stand.board.assignments.returned(worker.known, [job])
     assert await worker.take() == [job]
     assert stand.board.live[job].ticket.tries == 1 and stand.board.health()["retried"] == 0
 
@@ -326,7 +326,7 @@ async def test_a_job_that_its_found_worker_does_not_have_goes_back_uncounted(sta
     await Worker(stand, "w").take()
     await stand.restarted()
     worker = Worker(stand, "w")
-    stand.board.held_by(worker.known, [], stand.board.delivered("w"))
+    stand.board.assignments.held_by(worker.known, [], stand.board.assignments.delivered("w"))
     assert await worker.take() == [job] and stand.board.health()["retried"] == 0
 
 
@@ -379,7 +379,7 @@ async def test_an_execution_time_out_counts_from_the_delivery(stand: Stand) -> N
     await worker.take()
     assert await stand.state(job) == IN_PROGRESS
     stand.clock.later_s += 5
-    stand.board._arm(0)
+    stand.board.deadlines.arm(0)
     view = await stand.board.view(job, 5)
     assert view.state == TIMED_OUT and "5 s, its execution time-out" in str(view.error)
     await worker.done(job, "late")
@@ -395,7 +395,7 @@ async def test_a_date_that_steps_ends_no_job_and_gives_no_negative_times(
     worker = Worker(stand, "w")
     await worker.take()
     stand.clock.stepped_s = step_s
-    stand.board._arm(0)
+    stand.board.deadlines.arm(0)
     await asyncio.sleep(0.05)
     assert await stand.state(job) == IN_PROGRESS
     await worker.done(job)

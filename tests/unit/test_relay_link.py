@@ -154,7 +154,7 @@ async def test_a_worker_at_work_is_ready_though_it_asks_for_nothing(tmp_path: Pa
         done = b'{"output": 7}'
         relay.say("post", done, n=1, kind="done", job=job, stream=False, final=True)
         await state_of(stand, job, "COMPLETED")
-        assert stand.board.delivered(WORKER) == {}
+        assert stand.board.assignments.delivered(WORKER) == {}
     finally:
         running.cancel()
         await asyncio.wait([running])

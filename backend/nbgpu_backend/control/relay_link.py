@@ -99,7 +99,7 @@ class RelayLink:
     def _hear(self, frame: Frame) -> None:
         header, worker = frame.header, self._worker
         if frame.op == "hello":
-            self._found = _Found(header["held"], self._board.delivered(self._worker_id))
+            self._found = _Found(header["held"], self._board.assignments.delivered(self._worker_id))
             self._told, self._ended = False, set()
             if header["held"]:
                 self.asked.set()  # it may be at work for long, and ask for nothing meanwhile
@@ -119,11 +119,11 @@ class RelayLink:
         elif frame.op == "unwant":
             self._forget_poll(header["poll"])
         elif frame.op == "returned" and worker is not None:
-            self._board.returned(worker, header["ids"])
+            self._board.assignments.returned(worker, header["ids"])
         elif frame.op == "idle" and worker is not None:
-            self._board.idle(worker)
+            self._board.assignments.idle(worker)
         elif frame.op == "ping" and worker is not None:
-            self._board.ping(worker, header["ids"])
+            self._board.assignments.ping(worker, header["ids"])
         elif frame.op == "unhealthy":
             self.unhealthy = f"{header.get('check') or 'a check'} failed: {header.get('reason')}"
 
@@ -136,13 +136,13 @@ class RelayLink:
 
     def _wants(self, header: dict[str, Any]) -> None:
         assert self._worker is not None
-        self._board.want(self._worker, header["poll"], header["n"], header["busy"])
+        self._board.assignments.want(self._worker, header["poll"], header["n"], header["busy"])
 
     def _forget_poll(self, poll: int | None = None) -> None:
         if self._want is None or poll not in (None, self._want["poll"]):
             return
         if self._worker is not None:
-            self._board.unwant(self._worker, self._want["poll"])
+            self._board.assignments.unwant(self._worker, self._want["poll"])
         self._want = None
 
     async def _store(self) -> None:
@@ -150,7 +150,7 @@ class RelayLink:
             item = await self._posts.get()
             if isinstance(item, _Found):
                 if self._worker is not None:
-                    self._board.held_by(self._worker, item.held, item.delivered)
+                    self._board.assignments.held_by(self._worker, item.held, item.delivered)
                 continue
             await self._take(item)
             if self._relay is not None:
@@ -181,7 +181,7 @@ class RelayLink:
         if self._relay is not None:
             self._relay.jobs(poll, jobs)
         elif self._worker is not None:  # lost since; the next hello would say the same
-            self._board.returned(self._worker, [job_id for job_id, _ in jobs])
+            self._board.assignments.returned(self._worker, [job_id for job_id, _ in jobs])
 
     def stop(self, ids: Sequence[str]) -> None:
         if self._relay is not None:

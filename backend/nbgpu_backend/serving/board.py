@@ -1,24 +1,22 @@
 """The jobs of one endpoint, from their submission to their end.
 
 A job is stored before it is acknowledged, its assignment before the worker gets it, and its end before
-the worker's post is answered. In memory are only the jobs that have no end yet.
+the worker's post is answered. In memory are only the jobs that have no end yet. Which worker has which of
+them is the concern of assignments.py, when they time out that of deadlines.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
-import json
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from itertools import count
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qsl
 
 from nbgpu_backend.clock import Clock
-from nbgpu_backend.domain.dispatch import ASSIGNED, Ticket
+from nbgpu_backend.domain.dispatch import Ticket
 from nbgpu_backend.domain.jobs import (
     CANCELLED,
     COMPLETED,
@@ -31,7 +29,9 @@ from nbgpu_backend.domain.jobs import (
     Submission,
     Verdict,
 )
-from nbgpu_backend.errors import Conflict, DiskError, NotFound, QueueFull, WorkerDied
+from nbgpu_backend.errors import Conflict, DiskError, NotFound, QueueFull
+from nbgpu_backend.serving.assignments import DISK_PAUSE_S, Assignments, PushRunner
+from nbgpu_backend.serving.deadlines import Deadlines
 from nbgpu_backend.serving.job import (
     Job,
     JobView,
@@ -39,18 +39,17 @@ from nbgpu_backend.serving.job import (
     live_view,
     new_id,
     settled_view,
+    with_id,
 )
-from nbgpu_backend.serving.pull import KILL_S, PullWorker
+from nbgpu_backend.serving.pull import PullWorker
 from nbgpu_backend.serving.queue import EndpointQueue
 from nbgpu_backend.serving.target import Record, Sink
-from nbgpu_backend.serving.worker import PushWorker
 from nbgpu_backend.store.jobs import INLINE, NULLS, JobStore, Row, count_row, note
 
 log = logging.getLogger(__name__)
 
 MAX_TRIES = 3  # workers that may die with a job before it fails
 KEEP_BODIES = 64 << 20  # bytes of inputs kept in memory; others are read when they are taken
-DISK_PAUSE_S = 1.0  # between tries to write to a full disk
 STREAM_BYTES = 1 << 20  # of one answer of /stream
 LOW_PRIORITY = 1
 UNKNOWN = -1  # the last chunk of a job that an earlier backend had
@@ -62,16 +61,6 @@ class JobLimits:
     execution_s: float  # where the job names none
     jobs_max: int
     kept_s: float
-
-
-class PushRunner(Protocol):
-    """Runs a job on a worker that is pushed to."""
-
-    async def run(
-        self, worker: PushWorker, body: bytes, emit: Callable[[str], Awaitable[None]]
-    ) -> Verdict:
-        """Raises WorkerDied once no process of the worker is left."""
-        ...
 
 
 class JobBoard:
@@ -87,23 +76,29 @@ class JobBoard:
         self.endpoint_id = endpoint_id
         self.name = name
         self.live: dict[str, Job] = {}
-        self.workers: dict[str, PullWorker] = {}
         self.counts = count_row(endpoint_id)
         self.runner: PushRunner | None = None
         self.sink: Sink | None = None
         self.tell: Callable[[str], None] = lambda job_id: None  # its webhook is due
-        self._queue = queue
-        self._store = store
-        self._clock = clock
-        self._limits = limits
+        self.queue = queue
+        self.store = store
+        self.clock = clock
+        self.limits = limits
+        self.assignments = Assignments(self)
+        self.deadlines = Deadlines(clock, self.live, self._is_due, self.assignments.look)
         self._storing = 0
         self._kept = 0  # bytes of bodies in memory
-        self._due: list[tuple[float, int, Job]] = []
-        self._sequence = count()
-        self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
-        queue.take_jobs = self._assigned
+        queue.take_jobs = self.assignments.assign
+
+    @property
+    def workers(self) -> dict[str, PullWorker]:
+        return self.assignments.workers
+
+    def gone(self, worker_id: str, why: str) -> None:
+        """As `Assignments.gone`."""
+        self.assignments.gone(worker_id, why)
 
     # --- coming in --------------------------------------------------------------------------------
 
@@ -111,20 +106,20 @@ class JobBoard:
         self, submission: Submission, raw: bytes, client: str, *, sync: bool = False
     ) -> Job:
         """Stored when it returns. `raw` is the submission as it came. Raises QueueFull, DiskError."""
-        limits, now_us = self._limits(), self._clock.now()
+        limits, now_us = self.limits(), self.clock.now()
         if len(self.live) + self._storing >= limits.jobs_max:
             raise QueueFull(
                 f"{len(self.live)} jobs of '{self.name}' have no end yet, which is its limit.",
                 "Try again in a few seconds, or raise its workers.",
             )
         job_id = new_id(now_us, sync=sync)
-        body = _with_id(job_id, submission.rest, raw)
+        body = with_id(job_id, submission.rest, raw)
         self._storing += 1
         try:
             inline = len(body) <= INLINE and not submission.sealed
             if not inline:
-                await self._store.write_file(job_id, "in", body)
-            await self._store.put(
+                await self.store.write_file(job_id, "in", body)
+            await self.store.put(
                 "insert", id=job_id, endpoint_id=self.endpoint_id, state=IN_QUEUE, client=client,
                 low=int(submission.low), body=body if inline else None, webhook=submission.webhook,
                 webhook_state=None, execution_ms=submission.execution_ms, ttl_ms=submission.ttl_ms,
@@ -132,11 +127,11 @@ class JobBoard:
                 chunks_read=0, history="",
             )  # fmt: skip
         except DiskError:
-            self._store.path(job_id, "in").unlink(missing_ok=True)
+            self.store.path(job_id, "in").unlink(missing_ok=True)
             raise
         finally:
             self._storing -= 1
-        arrived = self._clock.elapsed()
+        arrived = self.clock.elapsed()
         job = Job(
             id=job_id,
             ticket=_ticket(job_id, client, arrived, submission.low),
@@ -151,17 +146,17 @@ class JobBoard:
             self._kept += len(body)
         self._admit(job)
         if self._closed:
-            self._later(self.cancel(job.id))
+            self.later(self.cancel(job.id))
         return job
 
     def _admit(self, job: Job) -> None:
         self.live[job.id] = job
-        self._watch(job)
-        self._queue.enqueue(job.ticket)
+        self.deadlines.watch(job)
+        self.queue.enqueue(job.ticket)
 
     def restore(self, row: Row, *, pulls: bool) -> None:
         """A job that an earlier backend had. What was pushed to a worker ended with that backend."""
-        now, now_us = self._clock.elapsed(), self._clock.now()
+        now, now_us = self.clock.elapsed(), self.clock.now()
         arrived = now - (now_us - row["queued_us"]) / 1e6
         job = Job(
             id=row["id"],
@@ -169,7 +164,7 @@ class JobBoard:
             created_us=row["created_us"],
             queued_us=row["queued_us"],
             expires=arrived + row["ttl_ms"] / 1000,
-            execution_s=_seconds(row["execution_ms"], self._limits()),
+            execution_s=_seconds(row["execution_ms"], self.limits()),
             webhook=row["webhook"],
             retried=row["retried"],
             chunks_read=row["chunks_read"],
@@ -181,15 +176,15 @@ class JobBoard:
             return
         if not pulls:
             self.live[job.id] = job
-            self._watch(job)
-            self._queue.core.restore(job.ticket, row["worker_id"])
-            self._back(job, "the backend ended", counted=True)
+            self.deadlines.watch(job)
+            self.queue.core.restore(job.ticket, row["worker_id"])
+            self.put_back(job, "the backend ended", counted=True)
             return
         job.state, job.worker, job.assigned_us = IN_PROGRESS, row["worker_id"], row["assigned_us"]
         job.started = now - (now_us - row["assigned_us"]) / 1e6
         self.live[job.id] = job
-        self._watch(job)
-        self._queue.core.restore(job.ticket, row["worker_id"])
+        self.deadlines.watch(job)
+        self.queue.core.restore(job.ticket, row["worker_id"])
 
     async def retry(self, job_id: str) -> JobView:
         """A failed or timed-out job once more, with its id and input. Raises NotFound, Conflict."""
@@ -200,11 +195,11 @@ class JobBoard:
                 f"The job {job_id} is {state}; only FAILED and TIMED_OUT jobs can be retried.",
                 "Submit it again with /run.",
             )
-        now_us = self._clock.now()
-        self._store.put("forget_chunks", key=job_id)
-        self._store.put("count", **count_row(self.endpoint_id, retried=1))
-        await self._store.put("again", key=job_id, at=now_us, note=note(now_us, "retry"))
-        self._store.path(job_id, "out").unlink(missing_ok=True)
+        now_us = self.clock.now()
+        self.store.put("forget_chunks", key=job_id)
+        self.store.put("count", **count_row(self.endpoint_id, retried=1))
+        await self.store.put("again", key=job_id, at=now_us, note=note(now_us, "retry"))
+        self.store.path(job_id, "out").unlink(missing_ok=True)
         self.counts["retried"] += 1
         if job_id not in self.live:  # two who retry at once
             self.restore(
@@ -213,191 +208,26 @@ class JobBoard:
             )
         return live_view(self.live[job_id], now_us)
 
-    # --- to a worker ------------------------------------------------------------------------------
-
-    def _assigned(self, tickets: list[Ticket]) -> None:
-        """The queue has matched these; each is stored as assigned, then goes to its worker."""
-        now_us = self._clock.now()
-        groups: dict[str, list[Job]] = {}
-        for ticket in tickets:
-            job = self.live[ticket.id]
-            assert ticket.worker is not None
-            job.worker, job.assigned_us, job.state = ticket.worker, now_us, IN_PROGRESS
-            stored = self._store.put("assign", key=job.id, worker=ticket.worker, at=now_us)
-            groups.setdefault(ticket.worker, []).append(job)
-        for worker_id, group in groups.items():  # one turn, one future
-            worker = self.workers.get(worker_id)
-            if worker is not None:
-                poll, worker.poll = worker.poll, None
-                assert poll is not None
-                worker.giving.add(poll)
-                self._later(self._give(worker, poll, group, stored))
-            else:
-                for job in group:
-                    self._later(self._push(job, stored))
-
-    async def _ready(self, jobs: Iterable[Job], stored: asyncio.Future[None]) -> dict[str, bytes]:
-        """The bodies, once the assignments are stored. Raises DiskError."""
-        bodies = {}
-        for job in jobs:
-            bodies[job.id] = job.body if job.body is not None else await self._store.body(job.id)
-        await stored
-        missing = [job_id for job_id, body in bodies.items() if body is None]
-        for job_id in missing:
-            if (lost := self.live.get(job_id)) is not None:
-                await self.settle(lost, FAILED, error="Its input is no longer on the disk.")
-        return {job_id: body for job_id, body in bodies.items() if body is not None}
-
-    async def _give(
-        self, worker: PullWorker, poll: int, jobs: list[Job], stored: asyncio.Future[None]
-    ) -> None:
-        try:
-            bodies = await self._ready(jobs, stored)
-        except DiskError as error:
-            log.error("jobs of %s cannot be assigned: %s", self.name, error)
-            await asyncio.sleep(DISK_PAUSE_S)
-            worker.giving.discard(poll)
-            worker.wire.give(poll, ())
-            for job in jobs:
-                await self._take_back(job, worker.id, "not stored")
-            return
-        now = self._clock.elapsed()
-        given = []
-        for job in jobs:
-            if self._deliver(job, worker, now) and job.id in bodies:
-                worker.given[job.id] = now
-                given.append((job.id, bodies[job.id]))
-        worker.giving.discard(poll)
-        worker.wire.give(poll, given)
-
-    def _deliver(self, job: Job, worker: PullWorker | PushWorker, now: float) -> bool:
-        """False where it was cancelled or its worker died in between."""
-        ticket = job.ticket
-        if ticket.state == ASSIGNED and ticket.worker == worker.id and self._queue.core.deliver(ticket):  # fmt: skip
-            job.started = now
-            if isinstance(worker, PullWorker):
-                worker.marks[ticket] = worker.take(now)
-            self._watch(job)
-            return True
-        if ticket.worker == worker.id:
-            self._queue.release(ticket)
-        return False
-
-    async def _take_back(self, job: Job, worker_id: str, why: str) -> None:
-        """An assignment came to nothing. By now the job may have an end, or be another worker's."""
-        if job.settling is not None:
-            with contextlib.suppress(DiskError):
-                await asyncio.shield(job.settling)
-        if job.ticket not in self._queue.core.held.get(worker_id, ()):
-            return
-        if job.id in self.live:
-            self._back(job, why, counted=False)
-        else:
-            self._queue.release(job.ticket)
-
-    async def _push(self, job: Job, stored: asyncio.Future[None]) -> None:
-        assert job.worker is not None and self.runner is not None
-        worker_id = job.worker
-        try:
-            bodies = await self._ready([job], stored)
-        except DiskError:
-            await asyncio.sleep(DISK_PAUSE_S)
-            await self._take_back(job, worker_id, "not stored")
-            return
-        worker = self._queue.push_worker(worker_id)
-        if worker is None:  # it died in between
-            await self._take_back(job, worker_id, "its worker died")
-        elif self._deliver(job, worker, self._clock.elapsed()) and job.id in bodies:
-            await self._run(job, worker, bodies[job.id])
-
-    async def _run(self, job: Job, worker: PushWorker, body: bytes) -> None:
-        assert self.runner is not None
-        job.run, mark = asyncio.current_task(), worker.take(self._clock.elapsed())
-        try:
-            verdict = await self.runner.run(
-                worker, body, lambda text: self.chunk(worker.id, job.id, text)
-            )
-        except WorkerDied as error:
-            verdict = None
-            why = error.what
-        except asyncio.CancelledError:  # it has an end already, or this backend goes
-            self._queue.release(job.ticket)
-            raise
-        finally:
-            job.run = None
-            job.share_s += worker.leave(self._clock.elapsed(), mark)
-        if verdict is None and job.settling is None:
-            self._again_or_fail(job, why)
-            return
-        if verdict is not None:
-            await self._patiently(lambda: self._end(job, verdict))
-        self._queue.release(job.ticket)
-
     # --- from a worker ----------------------------------------------------------------------------
-
-    def want(self, worker: PullWorker, poll: int, slots: int, busy: bool | None) -> None:
-        """A poll came. `busy` False: it works on nothing."""
-        worker.seen = self._clock.elapsed()
-        worker.wanted, worker.slots = slots, max(1, worker.held + slots)
-        if busy is False:
-            self.idle(worker)
-        if worker.leaving or worker.dropping:
-            return
-        worker.poll = poll
-        self._queue.poll(worker.id, slots, worker.ready)
-
-    def idle(self, worker: PullWorker) -> None:
-        """It works on nothing: what it was told to drop is gone."""
-        worker.seen = self._clock.elapsed()
-        for ticket in list(worker.dropping):
-            self._release(worker, ticket)
-
-    def unwant(self, worker: PullWorker, poll: int) -> None:
-        if worker.poll == poll:
-            worker.poll = None
-            self._queue.withdraw(worker.id)
-
-    def returned(self, worker: PullWorker, ids: Iterable[str]) -> None:
-        """Jobs that found no poll: they never ran."""
-        for job_id in ids:
-            job = self.live.get(job_id)
-            if job is not None and job.worker == worker.id and job.settling is None:
-                self._unmark(worker, job.ticket)
-                job.ticket.tries -= 1
-                self._back(job, "the worker had hung up", counted=False)
-            elif (ticket := self._held(worker.id, job_id)) is not None:
-                self._release(worker, ticket)
-
-    def ping(self, worker: PullWorker, ids: Iterable[str]) -> None:
-        """It says which jobs it works on."""
-        now = worker.seen = self._clock.elapsed()
-        named = frozenset(ids)
-        for ticket in [t for t in worker.dropping if t.id not in named]:
-            self._release(worker, ticket)
-        for job_id in worker.unlisted(named, now):
-            job = self.live.get(job_id)
-            if job is not None and job.settling is None:
-                self._unmark(worker, job.ticket)
-                self._again_or_fail(job, "its worker does not know of it")
 
     async def done(self, worker_id: str, job_id: str, verdict: Verdict) -> None:
         """What the worker posted. Repeated, late or strange posts are ignored. Raises DiskError."""
         job, worker = self.live.get(job_id), self.workers.get(worker_id)
         if worker is not None:
-            worker.seen = self._clock.elapsed()
+            worker.seen = self.clock.elapsed()
         if job is None or job.worker != worker_id or job.ticket.worker != worker_id:
-            ticket = self._held(worker_id, job_id)
+            ticket = self.assignments.held(worker_id, job_id)
             if worker is not None and ticket is not None and verdict.state != IN_PROGRESS:
-                self._release(worker, ticket)  # it is done with a job that was cancelled
+                self.assignments.release(worker, ticket)  # it is done with a job that was cancelled
             return
         if verdict.state == IN_PROGRESS:
             if job.settling is None:
                 job.progress = verdict.output.encode() if verdict.output is not None else None
                 job.changed()
             return
-        await self._end(job, verdict)
+        await self.end(job, verdict)
         if worker is not None:
-            self._release(worker, job.ticket)
+            self.assignments.release(worker, job.ticket)
             if verdict.stop_worker:
                 worker.end("refresh", "its handler asked for a fresh worker", None)
 
@@ -410,31 +240,32 @@ class JobBoard:
             return
         if n is None:
             if job.last_chunk == UNKNOWN:
-                known = await self._store.last_chunk(job_id)
+                known = await self.store.last_chunk(job_id)
                 job.last_chunk = max(job.last_chunk, known)
             n = job.last_chunk + 1
         if n <= job.last_chunk:
             return
         before, job.last_chunk = job.last_chunk, n
         try:
-            await self._store.put("chunk", job_id=job_id, n=n, body=output.encode())
+            await self.store.put("chunk", job_id=job_id, n=n, body=output.encode())
         except DiskError:  # it is told again, and must not pass for a repeat then
             if job.last_chunk == n:
                 job.last_chunk = before
             raise
         if nulls and not job.nulls:
             job.nulls = True
-            self._store.put("note", key=job_id, note=self._nulls(job_id, "in what it streams"))
+            self.store.put("note", key=job_id, note=self._nulls(job_id, "in what it streams"))
         job.changed()
 
     def _nulls(self, job_id: str, where: str) -> str:
         """Tells the log of it; returns the line for the job's history."""
         log.warning("%s: NaN or Infinity of %s is null: %s", self.name, job_id, where)
-        return note(self._clock.now(), NULLS, where)
+        return note(self.clock.now(), NULLS, where)
 
     # --- ends -------------------------------------------------------------------------------------
 
-    def _end(self, job: Job, verdict: Verdict) -> asyncio.Future[None]:
+    def end(self, job: Job, verdict: Verdict) -> asyncio.Future[None]:
+        """As `settle`."""
         output = verdict.output.encode() if verdict.output is not None else None
         return self.settle(job, verdict.state, output, verdict.error, nulls=verdict.nulls)
 
@@ -453,18 +284,18 @@ class JobBoard:
     async def _settle(
         self, job: Job, state: str, output: bytes | None, error: str | None, nulls: int
     ) -> None:
-        now_us, queued = self._clock.now(), job.ticket.worker is None
+        now_us, queued = self.clock.now(), job.ticket.worker is None
         if queued:
-            self._queue.finish(job.ticket)
+            self.queue.finish(job.ticket)
         try:
             as_file = output is not None and len(output) > INLINE
             if as_file:
                 assert output is not None
-                await self._store.write_file(job.id, "out", output)
-            self._store.put("count", **count_row(self.endpoint_id, state))
-            await self._store.put(
+                await self.store.write_file(job.id, "out", output)
+            self.store.put("count", **count_row(self.endpoint_id, state))
+            await self.store.put(
                 "finish", key=job.id, to=state, at=now_us, worker=job.worker,
-                drop=now_us + round(self._limits().kept_s * 1e6), file=int(as_file),
+                drop=now_us + round(self.limits().kept_s * 1e6), file=int(as_file),
                 result=None if as_file else output, why=error,
                 webhook_to="pending" if job.webhook else None,
                 note=self._nulls(job.id, f"{nulls} in its output") if nulls else "",
@@ -472,7 +303,7 @@ class JobBoard:
         except DiskError:
             job.settling = None
             if queued:
-                self._queue.readmit(job.ticket)
+                self.queue.readmit(job.ticket)
             raise
         job.state, job.final = state, settled_view(job, state, output, error, now_us)
         del self.live[job.id]
@@ -482,9 +313,9 @@ class JobBoard:
             self.counts[name] += count_row("", state)[name]
         self._record(job, state, error, now_us)
         if queued:
-            self._queue.release(job.ticket)
+            self.queue.release(job.ticket)
         else:
-            self._queue.finish(job.ticket)  # the slot stays held until the worker lets go
+            self.queue.finish(job.ticket)  # the slot stays held until the worker lets go
         job.changed()
         if job.webhook:
             self.tell(job.id)
@@ -499,12 +330,7 @@ class JobBoard:
 
     async def _stop(self, job: Job, state: str, error: str | None = None) -> None:
         await self.settle(job, state, error=error)
-        worker = self.workers.get(job.worker or "")
-        if job.run is not None:
-            job.run.cancel()
-        elif worker is not None and job.started is not None and job.ticket.worker == worker.id:
-            worker.stop(job.ticket, self._clock.elapsed())
-            self._arm(self._clock.elapsed() + 1)
+        self.assignments.stop(job)
 
     async def purge(self) -> int:
         """Cancel all that no worker has; returns how many."""
@@ -522,79 +348,19 @@ class JobBoard:
         queued = [j for j in self.live.values() if j.state == IN_QUEUE and j.settling is None]
         await asyncio.gather(*(self.settle(job, FAILED, error=why) for job in queued))
 
-    def gone(self, worker_id: str, why: str) -> None:
-        """Its process is dead and what it had posted is stored: its jobs go to others."""
-        worker = self.workers.pop(worker_id, None)
-        for ticket in list(self._queue.core.held.get(worker_id, ())):
-            job = self.live.get(ticket.id)
-            if worker is not None:
-                self._unmark(worker, ticket)
-            if job is None or job.ticket is not ticket:
-                self._queue.release(ticket)
-            elif job.settling is not None:
-                self._later(self._release_after(job))
-            elif job.started is None:
-                self._back(job, why, counted=False)
-            else:
-                self._again_or_fail(job, why)
-
-    def delivered(self, worker_id: str) -> dict[str, float]:
-        """Jobs that were sent to it, and when."""
-        jobs = (self.live.get(t.id) for t in self._queue.core.held.get(worker_id, ()))
-        return {job.id: job.started for job in jobs if job is not None and job.started is not None}
-
-    def held_by(self, worker: PullWorker, ids: Iterable[str], delivered: dict[str, float]) -> None:
-        """A relay that was found again said what its handler has. Of what had been `delivered` at that
-        moment the rest never reached it; what was sent since is another matter."""
-        known = frozenset(ids)
-        now = self._clock.elapsed()
-        held = {t.id: t for t in self._queue.core.held.get(worker.id, ())}
-        for job_id, ticket in held.items():
-            job = self.live.get(job_id)
-            if job is None and job_id not in known:
-                self._release(worker, ticket)
-            elif job_id in known:
-                worker.given.setdefault(job_id, now)
-                if ticket not in worker.marks:
-                    worker.marks[ticket] = worker.take(now)
-            elif (
-                job is not None
-                and job.settling is None
-                and job.started == delivered.get(job_id, -1)
-            ):
-                self._unmark(worker, ticket)
-                ticket.tries -= 1
-                self._back(job, "it had not reached its worker", counted=False)
-        for job_id in known - held.keys():  # final here, and perhaps at work there
-            ghost = Ticket(job_id, "", now, now, durable=True)
-            self._queue.core.restore(ghost, worker.id)
-            self._queue.core.finish(ghost)
-            worker.marks[ghost] = worker.take(now)
-            worker.stop(ghost, now)
-            self._arm(now + 1)
-
-    def _again_or_fail(self, job: Job, why: str) -> None:
+    def again_or_fail(self, job: Job, why: str) -> None:
+        """Its worker died with it."""
         if job.ticket.tries >= MAX_TRIES:
             text = f"{job.ticket.tries} workers died with it. The last: {why}"
-            self._later(self._fail(job, text))
+            self.later(self._fail(job, text))
         else:
-            self._back(job, why, counted=True)
+            self.put_back(job, why, counted=True)
 
     async def _fail(self, job: Job, error: str) -> None:
-        await self._patiently(lambda: self.settle(job, FAILED, error=error))
-        self._queue.release(job.ticket)
+        await self.patiently(lambda: self.settle(job, FAILED, error=error))
+        self.queue.release(job.ticket)
 
-    async def _release_after(self, job: Job) -> None:
-        """Its end was being stored when its worker died."""
-        assert job.settling is not None
-        with contextlib.suppress(DiskError):
-            await asyncio.shield(job.settling)
-        if job.id in self.live:
-            self._again_or_fail(job, "its worker died")
-        else:
-            self._queue.release(job.ticket)
-
-    async def _patiently(self, work: Callable[[], Any]) -> None:
+    async def patiently(self, work: Callable[[], Any]) -> None:
         """Until the disk takes it."""
         while True:
             try:
@@ -604,89 +370,28 @@ class JobBoard:
                 log.error("%s: %s", self.name, error)
                 await asyncio.sleep(DISK_PAUSE_S)
 
-    def _back(self, job: Job, why: str, *, counted: bool) -> None:
+    def put_back(self, job: Job, why: str, *, counted: bool) -> None:
         """Into the queue again, at its old place."""
-        now_us = self._clock.now()
+        now_us = self.clock.now()
         job.state, job.worker, job.assigned_us, job.started = IN_QUEUE, None, None, None
         job.progress = None
         if counted:
             job.retried += 1
             job.last_chunk = job.chunks_read = 0
             self.counts["retried"] += 1
-            self._store.put("forget_chunks", key=job.id)
-            self._store.put("read_chunks", key=job.id, upto=0)
-            self._store.put("count", **count_row(self.endpoint_id, retried=1))
-        self._store.put(
+            self.store.put("forget_chunks", key=job.id)
+            self.store.put("read_chunks", key=job.id, upto=0)
+            self.store.put("count", **count_row(self.endpoint_id, retried=1))
+        self.store.put(
             "requeue", key=job.id, counted=int(counted), tried=job.ticket.tries,
             note=note(now_us, "requeue" if counted else "returned", why),
         )  # fmt: skip
-        self._queue.give_back(job.ticket)
-
-    def _held(self, worker_id: str, job_id: str) -> Ticket | None:
-        held = self._queue.core.held.get(worker_id, ())
-        return next((t for t in held if t.id == job_id), None)
-
-    def _release(self, worker: PullWorker, ticket: Ticket) -> None:
-        """The worker no longer has it."""
-        self._unmark(worker, ticket)
-        worker.dropped(ticket)
-        if ticket.worker == worker.id:
-            self._queue.release(ticket)
-
-    def _unmark(self, worker: PullWorker, ticket: Ticket) -> None:
-        worker.given.pop(ticket.id, None)
-        worker.missed.pop(ticket.id, None)
-        if (mark := worker.marks.pop(ticket, None)) is not None:
-            worker.leave(self._clock.elapsed(), mark)
+        self.queue.give_back(job.ticket)
 
     # --- time -------------------------------------------------------------------------------------
 
-    def _watch(self, job: Job) -> None:
-        heapq.heappush(self._due, (job.due(), next(self._sequence), job))
-        if len(self._due) > 2 * len(self.live) + 64:
-            self._due = [(j.due(), next(self._sequence), j) for j in self.live.values()]
-            heapq.heapify(self._due)
-        self._arm(self._due[0][0])
-
-    def _arm(self, when: float) -> None:
-        now = self._clock.elapsed()
-        loop = asyncio.get_running_loop()
-        at = loop.time() + max(0.0, when - now)
-        if self._timer is not None and not self._timer.cancelled():
-            if self._timer.when() <= at:
-                return
-            self._timer.cancel()
-        self._timer = loop.call_at(at, self._tick)
-
-    def _tick(self) -> None:
-        self._timer = None
-        now = self._clock.elapsed()
-        while self._due and self._due[0][0] <= now:
-            _, _, job = heapq.heappop(self._due)
-            if job.id not in self.live or job.settling is not None:
-                continue
-            if (due := job.due()) > now:
-                heapq.heappush(self._due, (due, next(self._sequence), job))
-            else:
-                self._later(self._time_out(job, now))
-        for worker in list(self.workers.values()):
-            if worker.dropping:
-                limits = {
-                    t: worker.given.get(t.id, now) + self._execution(t) for t in worker.dropping
-                }
-                if worker.overdue(now, limits):
-                    ids = ", ".join(t.id for t in worker.dropping)
-                    text = f"it did not stop {ids}, which has an end already"
-                    worker.end("job_stopped", text, KILL_S)
-                else:
-                    worker.stop_again()
-                    self._arm(now + 1)
-        if self._due:
-            self._arm(self._due[0][0])
-
-    def _execution(self, ticket: Ticket) -> float:
-        job = self.live.get(ticket.id)
-        return job.execution_s if job else self._limits().execution_s
+    def _is_due(self, job: Job, now: float) -> None:
+        self.later(self._time_out(job, now))
 
     async def _time_out(self, job: Job, now: float) -> None:
         if job.started is None:
@@ -699,7 +404,7 @@ class JobBoard:
             await self._stop(job, TIMED_OUT, error)
         except DiskError:
             await asyncio.sleep(DISK_PAUSE_S)
-            self._watch(job)
+            self.deadlines.watch(job)
 
     # --- looking ----------------------------------------------------------------------------------
 
@@ -707,8 +412,8 @@ class JobBoard:
         """None: it is live. Raises NotFound."""
         if job_id in self.live:
             return None
-        row = await self._store.get(job_id)
-        now_us = self._clock.now()
+        row = await self.store.get(job_id)
+        now_us = self.clock.now()
         over = row is not None and row["drop_us"] is not None and row["drop_us"] <= now_us
         if row is None or row["endpoint_id"] != self.endpoint_id or over:
             raise NotFound(
@@ -724,24 +429,24 @@ class JobBoard:
         """As it is now, or at its end if that comes within `wait_s`. Raises NotFound."""
         job = self.live.get(job_id)
         if job is not None and wait_s > 0:
-            end = self._clock.elapsed() + wait_s
-            while job.id in self.live and (left := end - self._clock.elapsed()) > 0:
+            end = self.clock.elapsed() + wait_s
+            while job.id in self.live and (left := end - self.clock.elapsed()) > 0:
                 await job.change(left)
         if job is not None and job.final is not None:
             return job.final
         if job is not None:
-            return live_view(job, self._clock.now())
+            return live_view(job, self.clock.now())
         row = await self._row(job_id)
         if row is None:  # it was retried in between
-            return live_view(self.live[job_id], self._clock.now())
+            return live_view(self.live[job_id], self.clock.now())
         output = row["output"]
         if row["output_file"]:
-            output = await self._store.read_file(job_id, "out")
+            output = await self.store.read_file(job_id, "out")
         return final_view(row, output)
 
     async def stream(self, job_id: str, wait_s: float) -> tuple[JobView, list[bytes]]:
         """What was streamed and not handed out yet; waits for some, or for the end. Raises NotFound."""
-        end = self._clock.elapsed() + wait_s
+        end = self.clock.elapsed() + wait_s
         while True:
             job = self.live.get(job_id)
             if job is not None:
@@ -751,26 +456,26 @@ class JobBoard:
                 if row is None:
                     continue
                 read, last = row["chunks_read"], -1
-            chunks = await self._store.chunks(job_id, read, STREAM_BYTES) if last != read else []
+            chunks = await self.store.chunks(job_id, read, STREAM_BYTES) if last != read else []
             if chunks:
                 upto = chunks[-1][0]
                 if job is not None:
                     job.chunks_read = upto
                 with contextlib.suppress(DiskError):  # better twice than not at all
-                    await self._store.put("read_chunks", key=job_id, upto=upto)
+                    await self.store.put("read_chunks", key=job_id, upto=upto)
                 # what is left is for the next call: only the last one says that it is over
                 view = JobView(job_id, IN_PROGRESS, job.worker if job else None)
                 return view, [body for _, body in chunks]
             if job is None:
                 return await self.view(job_id), []
-            left = end - self._clock.elapsed()
+            left = end - self.clock.elapsed()
             if left <= 0:
-                return live_view(job, self._clock.now()), []
+                return live_view(job, self.clock.now()), []
             if job.id in self.live and job.changes == changes:
                 await job.change(left)
 
     def health(self) -> dict[str, int]:
-        queued = self._queue.core.waiting_durable
+        queued = self.queue.core.waiting_durable
         return {
             "completed": self.counts["completed"],
             "failed": self.counts["failed"],
@@ -783,7 +488,7 @@ class JobBoard:
         """One record for the metrics, as of any request."""
         if self.sink is None:
             return
-        worker = self.workers.get(job.worker or "") or self._queue.push_worker(job.worker or "")
+        worker = self.workers.get(job.worker or "") or self.queue.push_worker(job.worker or "")
         begun = job.assigned_us or now_us
         record = Record(
             id=job.id, endpoint_id=self.endpoint_id, endpoint=self.name, route="/run", streamed=False,
@@ -802,7 +507,7 @@ class JobBoard:
                 isinstance(worker, PullWorker)
                 and (mark := worker.marks.get(job.ticket)) is not None
             ):
-                record.share_s = worker.share(self._clock.elapsed(), mark)
+                record.share_s = worker.share(self.clock.elapsed(), mark)
         if job.assigned_us and state == COMPLETED:
             record.first_byte_s = record.total_s
         self.sink.request(record)
@@ -811,12 +516,11 @@ class JobBoard:
 
     def close(self) -> None:
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self.deadlines.close()
         for task in list(self._tasks):
             task.cancel()
 
-    def _later(self, work: Coroutine[Any, Any, Any]) -> None:
+    def later(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
@@ -834,22 +538,3 @@ def _ticket(job_id: str, client: str, arrived: float, low: bool) -> Ticket:
 
 def _seconds(execution_ms: int | None, limits: JobLimits) -> float:
     return execution_ms / 1000 if execution_ms is not None else limits.execution_s
-
-
-def _with_id(job_id: str, parsed: dict[str, Any], raw: bytes) -> bytes:
-    """What the worker gets: the submission as it came, with the id.
-
-    A text that is not plain UTF-8 is written anew: the worker could not read it, nor the others of
-    its batch.
-    """
-    text = raw.lstrip()
-    if "id" in parsed or text[:1] != b"{" or text[1:2] == b"\0" or not _utf8(text):
-        return json.dumps({**parsed, "id": job_id}).encode()
-    return b'{"id": "' + job_id.encode() + b'", ' + text[1:]
-
-
-def _utf8(text: bytes) -> bool:
-    try:
-        return text.isascii() or bool(text.decode())
-    except UnicodeDecodeError:
-        return False

@@ -40,7 +40,7 @@ class HttpWire:
         poll = next(self._numbers)
         answer: asyncio.Future[Sequence[tuple[str, bytes]]]
         answer = self._polls[poll] = asyncio.get_running_loop().create_future()
-        self.board.want(self.worker, poll, slots, busy)
+        self.board.assignments.want(self.worker, poll, slots, busy)
         try:
             await asyncio.wait((answer,), timeout=DRAINED_S if self._draining else hold_s)
             if not answer.done() and poll in self.worker.giving:
@@ -48,11 +48,13 @@ class HttpWire:
             return answer.result() if answer.done() else ()
         except asyncio.CancelledError:
             if answer.done():
-                self.board.returned(self.worker, [job_id for job_id, _ in answer.result()])
+                self.board.assignments.returned(
+                    self.worker, [job_id for job_id, _ in answer.result()]
+                )
             raise
         finally:
             del self._polls[poll]
-            self.board.unwant(self.worker, poll)
+            self.board.assignments.unwant(self.worker, poll)
 
     async def stops(self, hold_s: float) -> list[str]:
         """Ids of jobs to stop, each told once."""
@@ -72,7 +74,7 @@ class HttpWire:
             answer.set_result(jobs)
         else:
             assert self.board is not None and self.worker is not None
-            self.board.returned(self.worker, [job_id for job_id, _ in jobs])
+            self.board.assignments.returned(self.worker, [job_id for job_id, _ in jobs])
 
     def stop(self, ids: Sequence[str]) -> None:
         self._stop += ids

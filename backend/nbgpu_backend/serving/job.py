@@ -155,3 +155,22 @@ def final_view(row: dict[str, Any], output: bytes | None) -> JobView:
 
 def _ms(us: int) -> int:
     return max(0, us // 1000)
+
+
+def with_id(job_id: str, parsed: dict[str, Any], raw: bytes) -> bytes:
+    """What the worker gets: the submission as it came, with the id.
+
+    A text that is not plain UTF-8 is written anew: the worker could not read it, nor the others of
+    its batch.
+    """
+    text = raw.lstrip()
+    if "id" in parsed or text[:1] != b"{" or text[1:2] == b"\0" or not _utf8(text):
+        return json.dumps({**parsed, "id": job_id}).encode()
+    return b'{"id": "' + job_id.encode() + b'", ' + text[1:]
+
+
+def _utf8(text: bytes) -> bool:
+    try:
+        return text.isascii() or bool(text.decode())
+    except UnicodeDecodeError:
+        return False

@@ -228,7 +228,9 @@ class _Call:
     async def _ping(self, target: Target) -> None:
         worker = target.board.workers.get(self._first or "")
         if worker is not None:
-            target.board.ping(worker, filter(None, self._query.get("job_id", "").split(",")))
+            target.board.assignments.ping(
+                worker, filter(None, self._query.get("job_id", "").split(","))
+            )
         await self._json({})
 
     # --- answers ----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ class Wire(Protocol):
     """How a pull worker is spoken to: the relay's stream, or its own open requests."""
 
     def give(self, poll: int, jobs: Sequence[tuple[str, bytes]]) -> None:
-        """Answer a poll, with nothing if there are none. What did not reach the worker comes back through `JobBoard.returned`."""
+        """Answer a poll, with nothing if there are none. What did not reach the worker comes back through `Assignments.returned`."""
         ...
 
     def stop(self, ids: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ Emit = Callable[[str], Awaitable[None]]
 
 
 class JobRunner:
-    """Implements serving.board.PushRunner."""
+    """Implements serving.assignments.PushRunner."""
 
     def __init__(self, target: Target, session: aiohttp.ClientSession) -> None:
         self._target = target

@@ -178,6 +178,15 @@ async def test_threads_are_those_of_the_worker(stand: Stand) -> None:
     await asyncio.gather(*(stand.host.stop(w.name, 30.0) for w in (one, three)))
 
 
+async def test_several_workers_of_one_model_are_spawned(stand: Stand) -> None:
+    """Only the API server is forked: what its workers share is unlinked as their interpreters end."""
+    worker = await stand.up("--tensor-parallel-size", "2")
+    assert (await worker.chat(max_tokens=3)).status_code == 200
+    assert len(worker.session()) == 5  # API server, tracker, EngineCore, two workers
+    assert (await stand.host.stop(worker.name, 30.0)).code == 0
+    assert stand.shared_memory() == []
+
+
 async def test_failures_say_the_same_as_those_of_a_plain_start(
     stand: Stand, tmp_path: Path
 ) -> None:

@@ -441,6 +441,14 @@ async def test_what_the_shim_refuses_is_refused(home: Yard, host: LocalProvider)
     until(lambda: [row.state for row in procfs.processes() if row.ppid == seen.pid] == ["S"])
 
 
+async def test_a_vllm_that_lacks_what_is_imported_is_told_by_name(
+    home: Yard, host: LocalProvider
+) -> None:
+    module = PARENT.parent / "engines" / "vllm" / "preimport.py"
+    other = ParentSpec("vllm-1", [sys.executable, "-S", str(PARENT), str(module)], home.env(), 60.0)
+    assert "No module named 'torch'" in await fallen(host, spec(home, of=other))
+
+
 async def test_the_log_of_a_parent_tells_why(home: Yard, host: LocalProvider) -> None:
     await fallen(host, spec(home, prepare="print('so far'); raise ValueError('no')"))
     log = (home.root / "parents" / KEY / "log").read_text()

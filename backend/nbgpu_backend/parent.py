@@ -198,6 +198,7 @@ class Parent:
             os.unlink("sock")
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind("sock")  # relative: the path of a socket has 107 bytes at most
+        os.chmod("sock", 0o600)
         self.listener.listen(128)
         self.listener.setblocking(False)
         self.poll = select.poll()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import random
 import signal
 import sys
 import time
@@ -272,6 +274,31 @@ async def test_a_killed_parent_touches_no_worker_and_is_followed_by_another(
     assert (await host.stop("nbgpu-t-w-1", 5.0)).reason == "asked"
 
 
+async def test_a_parent_killed_at_any_moment_fails_no_launch(
+    home: Yard, host: LocalProvider
+) -> None:
+    chance = random.Random(7)
+    pids = set()
+    for number in range(1, 41):
+        fresh = provider(home)  # one that remembers no failure
+        launch = asyncio.create_task(up(fresh, spec(home, number=number)))
+        await asyncio.sleep(chance.uniform(0, 0.06))
+        for seen in await host.parents():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(seen.pid, signal.SIGKILL)
+        made = await launch
+        assert made.tier == "preimported" or made.fell_back
+        pids.add(made.pid)
+        row = procfs.stat(made.pid)
+        assert row is not None and (row.ppid, row.session) == (made.shim_pid, made.pid)
+    for seen in await host.parents():
+        await host.stop_parent(seen.key)
+    running = home.engines()  # not the shims: they have another environment
+    assert {row.session for pid in running if (row := procfs.stat(pid))} == pids
+    listed = await host.list_owned("t")
+    assert {seen.pid for seen in listed if seen.state == "running"} == pids
+
+
 async def test_a_stopped_parent_touches_no_worker(home: Yard, host: LocalProvider) -> None:
     made = await up(host, spec(home))
     seen = await only(host)
@@ -439,6 +466,14 @@ async def test_what_the_shim_refuses_is_refused(home: Yard, host: LocalProvider)
         await host.launch(spec(home))
     seen = await only(host)
     until(lambda: [row.state for row in procfs.processes() if row.ppid == seen.pid] == ["S"])
+
+
+async def test_a_vllm_that_lacks_what_is_imported_is_told_by_name(
+    home: Yard, host: LocalProvider
+) -> None:
+    module = PARENT.parent / "engines" / "vllm" / "preimport.py"
+    other = ParentSpec("vllm-1", [sys.executable, "-S", str(PARENT), str(module)], home.env(), 60.0)
+    assert "No module named 'torch'" in await fallen(host, spec(home, of=other))
 
 
 async def test_the_log_of_a_parent_tells_why(home: Yard, host: LocalProvider) -> None:

@@ -168,14 +168,22 @@ async def test_threads_are_those_of_the_worker(stand: Stand) -> None:
     count = {}
     for worker in (one, three):
         assert (await worker.chat(max_tokens=3)).status_code == 200
-        count[worker.name] = sum(
-            row.threads for pid in worker.session() if (row := procfs.stat(pid))
-        )
+        below = worker.session() - {worker.launched.pid}  # the tracker has one thread
+        count[worker.name] = max(row.threads for pid in below if (row := procfs.stat(pid)))
     (parent,) = await stand.host.parents()
     row = procfs.stat(parent.pid)
     assert row is not None and row.threads == 1
     assert count[three.name] - count[one.name] == 2
     await asyncio.gather(*(stand.host.stop(w.name, 30.0) for w in (one, three)))
+
+
+async def test_several_workers_of_one_model_are_spawned(stand: Stand) -> None:
+    """Only the API server is forked: what its workers share is unlinked as their interpreters end."""
+    worker = await stand.up("--tensor-parallel-size", "2")
+    assert (await worker.chat(max_tokens=3)).status_code == 200
+    assert len(worker.session()) == 5  # API server, tracker, EngineCore, two workers
+    assert (await stand.host.stop(worker.name, 30.0)).code == 0
+    assert stand.shared_memory() == []
 
 
 async def test_failures_say_the_same_as_those_of_a_plain_start(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,60 @@ def test_the_environment_is_replaced_and_private(
     assert env["MINE"] == "1"
     assert env["HOME"] == "/instance"
     assert VllmEngine(home).command(spec()).env["HOME"].startswith(str(home.root))
+
+
+def test_workers_of_one_environment_share_a_parent(home: Home) -> None:
+    found = VllmEngine(home)
+    parent = found.parent(spec(HOME="/instance/1", OMP_NUM_THREADS="2"))
+    assert parent is not None and parent == found.parent(spec("--seed", "1", HOME="/instance/2"))
+    python, *programs = parent.argv
+    assert python == str(Environment.of(home).python)
+    assert [Path(program).name for program in programs] == ["parent.py", "preimport.py"]
+    assert all(Path(program).is_file() for program in programs)
+    env = dict(found.command(spec()).env)
+    assert parent.env == {**env, "OMP_NUM_THREADS": "1"}  # nothing of a worker, no threads
+
+
+def test_what_the_user_sets_may_be_read_at_import(home: Home) -> None:
+    found = VllmEngine(home)
+    keys = set()
+    for env in ({}, {"HF_TOKEN": "a"}, {"HF_TOKEN": "b"}, {"VLLM_LOGGING_LEVEL": "DEBUG"}):
+        parent = found.parent(spec(**env))
+        assert parent is not None and env.items() <= parent.env.items()
+        assert re.fullmatch("vllm-[0-9a-f]{16}", parent.key)
+        keys.add(parent.key)
+    assert len(keys) == 4
+
+
+def test_a_reinstalled_engine_has_another_parent(home: Home) -> None:
+    before = VllmEngine(home).parent(spec())
+    place = Environment.of(home).folder / "engine.json"
+    place.write_text(json.dumps({"version": "0.32.0", "builtAt": "later"}))
+    after = VllmEngine(home).parent(spec())
+    assert before is not None and after is not None and before.key != after.key
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "forked"),
+    [
+        ("OMP_PLACES", "cores", False),
+        ("KMP_AFFINITY", "compact", False),
+        ("OPENBLAS_NUM_THREADS", "2", False),
+        ("VLLM_WORKER_MULTIPROC_METHOD", "spawn", False),
+        ("VLLM_CPU_OMP_THREADS_BIND", "auto", False),
+        ("VLLM_CPU_OMP_THREADS_BIND", "nobind", True),
+        ("OMP_NUM_THREADS", "3", True),
+    ],
+)
+def test_variables_about_threads_take_a_process_of_its_own(
+    home: Home, name: str, value: str, forked: bool
+) -> None:
+    assert (VllmEngine(home).parent(spec(**{name: value})) is not None) is forked
+
+
+def test_only_vllm_is_pre_imported(home: Home) -> None:
+    for name in ("command", "handler"):
+        assert engine(name, home).parent(spec()) is None
 
 
 def test_without_the_environment_it_names_the_command_that_installs_it(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ What a forked worker would otherwise lack, compared with `vllm serve` in a proce
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
 import multiprocessing
 import os
@@ -118,8 +119,12 @@ def _look_at_models_here() -> None:
 
 
 def _must_spawn(vllm_config: Any) -> bool:
-    """vLLM refuses the one and warns of the other in forked processes."""
-    model = vllm_config.model_config
+    """Several workers unlink what they share when their interpreters end, which forked ones skip.
+    Of the models, vLLM refuses the one kind and warns of the other in forked processes.
+    """
+    parallel, model = vllm_config.parallel_config, vllm_config.model_config
+    if parallel.world_size > 1 or parallel.data_parallel_size > 1:
+        return True
     if model is None:
         return False
     shared = getattr(model.multimodal_config, "mm_tensor_ipc", "") == "torch_shm"
@@ -136,6 +141,7 @@ def _within_engine_core(torch: Any) -> None:
 
 
 def _first(function: Callable[..., Any], begin: Callable[[], None]) -> Callable[..., Any]:
+    @functools.wraps(function)  # spawned processes find the original by its name
     def with_beginning(*args: Any, **kwargs: Any) -> Any:
         begin()
         return function(*args, **kwargs)

@@ -4,7 +4,7 @@ shim.py (one folder up)  the parent of each instance; it outlives the backend
 provider.py              LocalProvider: launches shims, and reads what exists from their folders
 shim_client.py           one question to a shim's socket
 parents.py               Parents: starts pre-imported parents, has them fork, ends them (parent.py, one
-                         folder up, is what runs there)
+                         folder up, is what runs there; PARENTS.md tells how and why)
 locks.py                 the probe of a lock
 records.py               state.json and exit.json
 sweep.py                 ends what is left of an instance whose shim was killed

@@ -21,14 +21,17 @@ def scaling(policy: Any) -> str:
     return f"another worker once a request has waited {seconds(wire['queueDelay'])}"
 
 
-def starts(tiers: Sequence[str], park_s: float | None) -> str:
-    """How a worker may start: `from a pre-imported parent, or woken where it was parked (for 10 min)`."""
+VLLM_PARK_S = 600  # what null means for it; other engines are parked where that is asked for
+
+
+def starts(engine: str, tiers: Sequence[str], park_s: float | None) -> str:
+    """How a worker may start: `from a pre-imported parent, or woken where it was parked (for 10 min), else plainly`."""
     ways = []
-    if "preimported" in tiers:
+    if "preimported" in tiers and engine == "vllm":
         ways.append("from a pre-imported parent")
-    if "parked" in tiers and park_s != 0:
-        kept = "as long as its engine has it" if park_s is None else f"for {seconds(park_s)}"
-        ways.append(f"woken where it was parked ({kept})")
+    kept = (VLLM_PARK_S if engine == "vllm" else 0) if park_s is None else park_s
+    if "parked" in tiers and kept and engine != "handler":
+        ways.append(f"woken where it was parked (for {seconds(kept)})")
     return ", or ".join(ways) + ", else plainly" if ways else "plainly"
 
 

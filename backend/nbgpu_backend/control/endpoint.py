@@ -299,7 +299,7 @@ class EndpointControl:
             # one that holds a GPU would go on holding it
             if worker.state == "idle" and worker.record.gpu is None and self._room_to_park():
                 kept = span(self.park_s())
-                worker.park(f"parked after {idle} s without work: it is kept for {kept}")
+                worker.park(f"without work for {idle} s; it is kept for {kept}")
             else:
                 worker.end("idle_timeout", f"idle for {idle} s")
 

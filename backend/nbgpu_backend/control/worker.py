@@ -449,7 +449,7 @@ class WorkerControl:
             return
         services.memory.parked(self.id, True)
         await self._bill(PARKED)
-        text = f"A worker of {self._owner.name} is {self.reason.text}"
+        text = f"A worker of {self._owner.name} is parked: {self.reason.text}"
         with contextlib.suppress(NbgpuError):
             await services.state.commit(None, self._draft("worker.parked", text))
 

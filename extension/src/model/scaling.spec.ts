@@ -132,8 +132,8 @@ test('cold starts are shown as such', () => {
 });
 
 test('parked, fell back and throttled say why', () => {
-  expect(told('parked', 'A worker of chat is parked after 60 s without work: it is kept for 10 min')).toEqual([
-    'chat: parked after 60 s without work: it is kept for 10 min', 'quiet'
+  expect(told('parked', 'A worker of chat is parked: without work for 60 s; it is kept for 10 min')).toEqual([
+    'chat: parked: without work for 60 s; it is kept for 10 min', 'quiet'
   ]);
   expect(told('fell_back', 'A worker of chat: it was started plainly: the parent died')).toEqual([
     'chat: fell back: it was started plainly: the parent died', 'warn'

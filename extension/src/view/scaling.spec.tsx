@@ -38,7 +38,7 @@ async function press(node: Element | null | undefined, key: string): Promise<voi
 
 test('the workers are shown by state, each with reason, time, tier, load and cost', async () => {
   const workers = [
-    worker('w-2', { state: 'parked', reason: 'parked after 60 s without work', costSoFar: '0.02' }),
+    worker('w-2', { state: 'parked', reason: 'without work for 60 s', costSoFar: '0.02' }),
     worker('w-1', { state: 'running', tier: 'preimported', held: 2, reason: 'it answers', costSoFar: '0.41', sinceUs: 5_000_000 })
   ];
   const found = fake(of(row('chat', { workers, workersByState: { running: 1, parked: 1 } }), 17_000_000));
@@ -47,7 +47,7 @@ test('the workers are shown by state, each with reason, time, tier, load and cos
   for (const text of ['running', '12 s', '$0.41', 'it answers', 'pre-imported start', 'holds 2 requests']) {
     expect(first).toContain(text);
   }
-  expect(second).toContain('parked after 60 s');
+  expect(second).toContain('without work for 60 s');
   expect(node.querySelector('.nbgpu-Workers')?.textContent).toContain('Workers: 1 running, 1 parked');
 });
 

@@ -88,7 +88,7 @@ class EndpointView(Rich):
             ("workers", f"{limits.min} to {limits.max}, idle for {span(limits.idle_timeout)} at most"),
             *([("warm", warmth)] if (warmth := self._warmth()) else []),
             ("scaling", words.scaling(data.scaling)),
-            ("starts", words.starts(n.policy.tiers, n.policy.park_s)),
+            ("starts", words.starts(n.engine.name, n.policy.tiers, n.policy.park_s)),
             ("requests", f"{n.requests_total:,} so far, {n.queued} waiting, {n.held} in progress"),
             ("cost", f"{dollars(n.cost_so_far)} so far, {per_hour(n.rate_per_hour)} a running worker "
                      f"({n.rate_source})"),

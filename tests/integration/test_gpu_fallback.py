@@ -120,6 +120,27 @@ def test_a_price_of_a_gpu_is_not_the_places_rate(place: GpuBackend) -> None:
     assert place.row("priced")["ratePerHour"] == "0.72"
 
 
+def test_a_worker_with_a_gpu_is_parked_by_vllms_sleep_mode_or_ends(place: GpuBackend) -> None:
+    plain, asleep = command_engine(), command_engine("--sleep-mode")
+    asleep["options"] = ["--sleep-mode", *asleep["options"]]
+    for name, engine in (("ends", plain), ("sleeps", asleep)):
+        place.deploy(
+            name,
+            workers={"max": 1, "idleTimeout": 1},
+            nbgpu={"engine": engine, "policy": {"parkS": 600}, "place": {"gpu": ["L4"]}},
+        )
+        assert place.chat(name).status_code == 200
+    until(lambda: place.row("ends")["workers"] == [])
+    worker = place.worker("sleeps", "parked")
+    assert place.row("sleeps")["ratePerHour"] == "0.72"  # the GPU is still its
+    place.kill()
+    place.start()
+    assert place.worker("sleeps", "parked")["id"] == worker["id"]
+    answer = place.chat("sleeps")
+    assert answer.status_code == 200 and answer.headers["x-nbgpu-worker"] == worker["id"]
+    assert place.records("sleeps", 2)[1]["tier"] == "parked"
+
+
 def sized(memory: str) -> dict[str, Any]:
     found = command_engine()
     return {**found, "options": ["--memory", memory, *found["options"]]}

@@ -78,7 +78,7 @@ def test_it_is_kept_for_so_long_and_ends_with_its_endpoint_or_its_settings(
 ) -> None:
     first = parked(shared_backend, "short", policy={"parkS": 1})
     until(lambda: not Path(f"/proc/{first['pid']}").exists())
-    assert shared_backend.row("short")["workers"] == []
+    until(lambda: shared_backend.row("short")["workers"] == [])
     for name, change in (
         ("stops", lambda: shared_backend.http.post("/v2/serverless/stops/action", json={"action": "stop"})),
         ("rolls", lambda: shared_backend.http.patch("/v2/serverless/rolls", json={"env": {"A": "1"}})),

@@ -47,8 +47,11 @@ class Refusal(Exception):
 
 
 class Upstream:
-    def __init__(self, model: str, startup_s: float, ready_file: Path | None) -> None:
+    def __init__(
+        self, model: str, startup_s: float, ready_file: Path | None, sleep_mode: bool
+    ) -> None:
         self.model = model
+        self.sleep_mode, self.asleep = sleep_mode, False
         self.ready_at = time.monotonic() + startup_s
         self.ready_file = ready_file
         self.key = os.environ.get("NBGPU_WORKER_KEY", "")
@@ -62,6 +65,10 @@ class Upstream:
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_post("/v1/completions", self.completions)
         app.router.add_get("/nbgpu_test/stats", self.statistics)
+        if self.sleep_mode:
+            app.router.add_post("/sleep", self.sleep)
+            app.router.add_post("/wake_up", self.wake_up)
+            app.router.add_get("/is_sleeping", self.is_sleeping)
         return app
 
     @web.middleware
@@ -83,6 +90,19 @@ class Upstream:
             ready = ready and self.ready_file.exists()
         return web.Response(status=200 if ready else 503)
 
+    async def sleep(self, request: web.Request) -> web.Response:
+        """vLLM's sleep mode. What is asked while it sleeps fails, as there."""
+        assert request.query["level"] == "1" and not self.stats["active"]
+        self.asleep = True
+        return web.Response()
+
+    async def wake_up(self, request: web.Request) -> web.Response:
+        self.asleep = False
+        return web.Response()
+
+    async def is_sleeping(self, request: web.Request) -> web.Response:
+        return web.json_response({"is_sleeping": self.asleep})
+
     async def models(self, request: web.Request) -> web.Response:
         card = {"id": self.model, "object": "model", "created": 0, "owned_by": "nbgpu-test"}
         return web.json_response({"object": "list", "data": [card]})
@@ -97,6 +117,8 @@ class Upstream:
         return await self._answer(request, chat=False)
 
     async def _answer(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
+        if self.asleep:
+            raise Refusal(500, "The engine sleeps.", "InternalServerError")
         self.stats["requests"] += 1
         self.stats["active"] += 1
         self.stats["most_active"] = max(self.stats["most_active"], self.stats["active"])
@@ -228,8 +250,9 @@ def main() -> None:
     parser.add_argument("--model", default="test")
     parser.add_argument("--startup-s", type=float, default=0.0)
     parser.add_argument("--ready-file", type=Path)
+    parser.add_argument("--sleep-mode", action="store_true", help="vLLM's /sleep and /wake_up")
     given = parser.parse_args()
-    upstream = Upstream(given.model, given.startup_s, given.ready_file)
+    upstream = Upstream(given.model, given.startup_s, given.ready_file, given.sleep_mode)
     web.run_app(
         upstream.app(),
         host=given.host,

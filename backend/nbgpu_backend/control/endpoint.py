@@ -296,8 +296,9 @@ class EndpointControl:
         for worker_id in placement.victims(loads, surplus):
             worker = self.workers[worker_id]
             self.queue.withdraw(worker_id)
-            # one that holds a GPU would go on holding it
-            if worker.state == "idle" and worker.record.gpu is None and self._room_to_park():
+            # one that is only stopped would go on holding its GPU's memory
+            keeps = worker.sleeps or worker.record.gpu is None
+            if worker.state == "idle" and keeps and self._room_to_park():
                 kept = span(self.park_s())
                 worker.park(f"without work for {idle} s; it is kept for {kept}")
             else:

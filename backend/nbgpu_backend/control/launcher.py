@@ -244,6 +244,7 @@ class Launcher:
         worker = WorkerControl(
             self._services, owner, owner.engine, record,
             unhealthy_s=policy.unhealthy_s, start_s=policy.start_s, rate=rate,
+            sleeps=owner.engine.sleeps(owner.record.spec.nbgpu.engine.options),
             skipped=choice.skipped if choice else (),
         )  # fmt: skip
         owner.workers[record.id] = worker

@@ -22,7 +22,7 @@ from nbgpu_backend.billing.ledger import Ledger
 from nbgpu_backend.billing.rates import PARKED, Rate
 from nbgpu_backend.control.endings import words
 from nbgpu_backend.control.phases import PhaseTimer
-from nbgpu_backend.control.probe import healthy
+from nbgpu_backend.control.probe import healthy, put_to_sleep, sleeping, wake_up
 from nbgpu_backend.control.records import InstanceRecord
 from nbgpu_backend.control.relay_link import RelayLink
 from nbgpu_backend.control.services import Services
@@ -103,10 +103,12 @@ class WorkerControl:
         unhealthy_s: float,
         start_s: float,
         rate: Rate,
+        sleeps: bool = False,
         skipped: Sequence[Skip] = (),
     ) -> None:
         self.record = record
         self.skipped = skipped
+        self.sleeps = sleeps  # it is parked by its own sleep mode
         self.fell_back = ""
         self.was_parked = False  # when its end began: it counts to no limit
         self.parked_at = 0.0  # of the clock's `elapsed`
@@ -266,8 +268,10 @@ class WorkerControl:
             await self._opened(started_us)
         elif (rate := self._services.ledger.accounts[record.id].rate) != PARKED:
             self._rate = rate
-        await self._bill(PARKED if seen.paused else self._rate)
-        if seen.paused:
+        asleep = self.sleeps and await sleeping(self._services.session, record.port, self._key)
+        parked = record.ready_us is not None and (seen.paused or asleep)
+        await self._bill(self._parked_rate() if parked else self._rate)
+        if parked:
             self._services.memory.parked(self.id, True)
             self.parked_at = self._services.clock.elapsed()
             self._record_state("parked", "parked", "parked, as the backend before left it")
@@ -442,13 +446,17 @@ class WorkerControl:
     async def _pause(self) -> None:
         services = self._services
         try:
-            if not await services.provider.pause(self.record.name, OOM_PARKED):
+            if self.sleeps:
+                if not await put_to_sleep(services.session, self.record.port, self._key):
+                    self._fall_back("it could not be parked: it does not go to sleep")
+                    return
+            elif not await services.provider.pause(self.record.name, OOM_PARKED):
                 return  # it ends, and that is being noticed
         except NbgpuError as error:
             self._fall_back(f"it could not be parked: {error}")
             return
         services.memory.parked(self.id, True)
-        await self._bill(PARKED)
+        await self._bill(self._parked_rate())
         text = f"A worker of {self._owner.name} is parked: {self.reason.text}"
         with contextlib.suppress(NbgpuError):
             await services.state.commit(None, self._draft("worker.parked", text))
@@ -459,7 +467,7 @@ class WorkerControl:
             await asyncio.wait((before,))
         try:
             async with asyncio.timeout(WAKE_S):
-                going = await services.provider.resume(self.record.name, OOM_WORKER)
+                going = await self._resume_process()
         except (NbgpuError, TimeoutError) as error:
             why = str(error) or f"nothing answered for {WAKE_S:.0f} s"
             self._fall_back(f"its parked engine could not be woken: {why}")
@@ -487,6 +495,15 @@ class WorkerControl:
                 lambda c: _update(c, self.id, values),
                 self._draft("worker.ready", text, seconds=round(age, 3), tier="parked"),
             )
+
+    async def _resume_process(self) -> bool:
+        if self.sleeps:
+            return await wake_up(self._services.session, self.record.port, self._key)
+        return await self._services.provider.resume(self.record.name, OOM_WORKER)
+
+    def _parked_rate(self) -> Rate:
+        """A GPU that it keeps is paid for."""
+        return PARKED if self.record.gpu is None else self._rate
 
     def _fall_back(self, text: str) -> None:
         self.was_parked = True  # nobody has to wait until it is gone

@@ -59,6 +59,10 @@ class Engine(Protocol):
         """Requests that one worker takes at a time."""
         ...
 
+    def sleeps(self, options: Sequence[str]) -> bool:
+        """Has it vLLM's sleep mode? Then it is parked by that, and gives up its GPU's memory."""
+        ...
+
     def memory(self, model: Path | None, options: Sequence[str]) -> int:
         """Bytes that one worker needs: weights, KV cache and the engine itself."""
         ...

@@ -4,8 +4,10 @@ The options are its command line, with {port}, {model} and {name} filled in:
 
     %gpu deploy --engine command --name chat -- python server.py --port {port}
 
-Before the program may stand two options of ours: --concurrency N (requests at a time, default 8)
-and --memory SIZE (what one worker needs, such as 2G).
+Before the program may stand options of ours: --concurrency N (requests at a time, default 8),
+--memory SIZE (what one worker needs, such as 2G), and --sleep-mode for a server that has vLLM's
+(/sleep, /wake_up and /is_sleeping, which VLLM_SERVER_DEV_MODE=1 and --enable-sleep-mode give it on a
+GPU): idle, it is put to sleep instead of being stopped, and gives up its GPU's memory.
 """
 
 from __future__ import annotations
@@ -64,6 +66,10 @@ class CommandEngine:
         ours, _ = _split(options)
         return ours["--concurrency"] or CONCURRENCY
 
+    def sleeps(self, options: Sequence[str]) -> bool:
+        ours, _ = _split(options)
+        return bool(ours["--sleep-mode"])
+
     def memory(self, model: Path | None, options: Sequence[str]) -> int:
         ours, _ = _split(options)
         return ours["--memory"] or MEMORY_BYTES
@@ -100,12 +106,15 @@ class CommandEngine:
 
 def _split(options: Sequence[str]) -> tuple[dict[str, int], list[str]]:
     """Our options before the program, and the command."""
-    ours = {"--concurrency": 0, "--memory": 0}
+    ours = {"--concurrency": 0, "--memory": 0, "--sleep-mode": 0}
     rest = list(options)
     while rest and rest[0].startswith("--"):
         flag, sign, value = rest.pop(0).partition("=")
         if flag not in ours:
             raise BadOption(f"The engine command has no option {flag}.", EXAMPLE, option=flag)
+        if flag == "--sleep-mode":
+            ours[flag] = 1
+            continue
         if not sign:
             value = rest.pop(0) if rest else ""
         ours[flag] = _number(flag, value)

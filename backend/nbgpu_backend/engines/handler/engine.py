@@ -61,6 +61,9 @@ class HandlerEngine:
     def concurrency(self, options: Sequence[str]) -> int:
         return 1  # what is offered is what its polls ask for
 
+    def sleeps(self, options: Sequence[str]) -> bool:
+        return False
+
     def memory(self, model: Path | None, options: Sequence[str]) -> int:
         return MEMORY_BYTES
 

@@ -71,6 +71,9 @@ class VllmEngine:
         asked = options.value(given, "--max-num-seqs")
         return int(asked) if asked and asked != "None" else CONCURRENCY
 
+    def sleeps(self, given: Sequence[str]) -> bool:
+        return False  # vLLM refuses it on a processor
+
     def memory(self, model: Path | None, given: Sequence[str]) -> int:
         return sizing.worker_bytes(model, given, sizing.cpu_flags())
 

@@ -25,7 +25,6 @@ import functools
 import importlib
 import multiprocessing
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -90,7 +89,6 @@ def run(argv: list[str]) -> int:
     multiprocessing.current_process().authkey = os.urandom(32)
     sys.modules["numpy"].random.seed()
     resource_tracker.ensure_running()
-    sys.argv[0] = re.sub(r"(-script\.pyw|\.exe)?$", "", argv[0])
     return int(sys.modules["vllm.entrypoints.cli.main"].main() or 0)
 
 

@@ -75,6 +75,12 @@ def prctl(option: int, value: int | bytes) -> None:
         raise OSError(number, f"prctl({option}): {os.strerror(number)}")
 
 
+def set_oom(value: str) -> None:
+    """See proc(5). Anybody may raise it, and lower it again to what it was."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(value)
+
+
 def fresh_signals() -> None:
     """The dispositions of a new interpreter, whatever was inherited."""
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
@@ -178,10 +184,11 @@ def close_all_but(keep: set[int]) -> None:
 
 
 class Parent:
-    """The loop from ready to the end. `kept`: descriptors of the imports, which engines share."""
+    """The loop from ready to the end. `kept`: descriptors of the imports, which engines share;
+    `oom`: the oom_score_adj that this process was born with, which shims have."""
 
-    def __init__(self, state: Json, idle_s: float, kept: set[int]) -> None:
-        self.state, self.idle_s, self.kept = state, idle_s, kept
+    def __init__(self, state: Json, idle_s: float, kept: set[int], oom: str) -> None:
+        self.state, self.idle_s, self.kept, self.oom = state, idle_s, kept, oom
         self.last = time.monotonic()
         self.forks = 0
         self.ending = False
@@ -323,6 +330,7 @@ class Parent:
         if pid == 0:
             self.listener.detach()
             signal.set_wakeup_fd(-1)
+            set_oom(self.oom)
             return Fork(client, command, request["env"], spec, self.kept).divide()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.drop(client)
@@ -485,14 +493,15 @@ def main() -> int:
         os.dup2(fd, onto)
     os.close(null)
     os.close(log)
-    with open("/proc/self/oom_score_adj", "w") as file:
-        file.write(OOM_SCORE_ADJ)
+    with open("/proc/self/oom_score_adj") as file:
+        oom = file.read()
+    set_oom(OOM_SCORE_ADJ)
     state = describe()
     write_whole("state.json", state)
     signal.alarm(START_S)
     module = imported(path)
     signal.alarm(0)
-    parent = Parent(state, given.idle, opened() - {0, 1, 2, held})
+    parent = Parent(state, given.idle, opened() - {0, 1, 2, held}, oom)
     state["ready_s"] = round(time.monotonic() - began, 3)
     write_whole("state.json", state)
     print(f"ready after {state['ready_s']} s", flush=True)

@@ -1,6 +1,6 @@
 """The life of one worker: intent, launch, readiness, serving, its end.
 
-Each step is a transaction with its event. A worker that an earlier backend started is adopted at the step
+Each step is written down (worker_book.py). A worker that an earlier backend started is adopted at the step
 where it is. The process itself is the provider's; here it is watched, its lease renewed, and its end
 written down whatever caused it.
 """
@@ -13,12 +13,8 @@ import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, insert, update
-
-from nbgpu_backend.billing.ledger import Ledger
 from nbgpu_backend.billing.rates import PARKED, Rate
 from nbgpu_backend.control.endings import words
 from nbgpu_backend.control.phases import PhaseTimer
@@ -26,6 +22,7 @@ from nbgpu_backend.control.probe import healthy, put_to_sleep, sleeping, wake_up
 from nbgpu_backend.control.records import InstanceRecord
 from nbgpu_backend.control.relay_link import RelayLink
 from nbgpu_backend.control.services import Services
+from nbgpu_backend.control.worker_book import WorkerBook
 from nbgpu_backend.domain.parents import ParentSpec
 from nbgpu_backend.domain.placement import Skip
 from nbgpu_backend.engines.base import Engine, WorkerSpec
@@ -35,8 +32,6 @@ from nbgpu_backend.schema.common import Reason
 from nbgpu_backend.serving.board import JobBoard
 from nbgpu_backend.serving.pull import PullWorker
 from nbgpu_backend.serving.worker import PushWorker, ServingWorker
-from nbgpu_backend.store.state import Draft
-from nbgpu_backend.store.tables import instances
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +45,12 @@ SLOW_POLL_S = 0.5
 FOREVER = float("inf")
 SILENT_S = 15.0  # three pings of a handler worker
 HEALTH_S = 5.0  # between looks at a ready worker, and how long one may take
+UNREADY_GRACE_S = 2.0
 WAKE_S = 5.0  # a parked engine answers in 0.1 s, or something is wrong with it
+SLEEPER_S = 60.0  # gigabytes go back to a GPU
 WAKE_POLL_S = 0.005
 # What the kernel ends first when memory is out (proc(5)): what is parked, then a worker; the backend
 # is left at 0, and pods lie between.
-UNREADY_GRACE_S = 2.0
 OOM_PARKED, OOM_WORKER = 900, 500
 
 
@@ -119,6 +115,7 @@ class WorkerControl:
         self.timer = PhaseTimer(engine.phases)
         self.ended = asyncio.Event()
         self._there = asyncio.Event()  # its process exists, or never will
+        self._book = WorkerBook(services, record, lambda: owner.name)
         self._services = services
         self._owner = owner
         self._engine = engine
@@ -205,17 +202,7 @@ class WorkerControl:
             self._key = secrets.token_urlsafe(24)
             env[command.key_variable] = self._key
             secret_files["key"] = self._key
-        row = record.row()
-        text = f"Launching a worker for {self._owner.name}"
-        if record.gpu is not None:
-            text += f" on {record.gpu}" + (f" x {record.gpu_count}" if record.gpu_count > 1 else "")
-        if self.skipped:
-            text += f" ({'; '.join(f'{skip.what}: {skip.text}' for skip in self.skipped)})"
-        skipped = [{"what": s.what, "code": s.code, "text": s.text} for s in self.skipped]
-        await services.state.commit(
-            lambda c: _execute(c, insert(instances).values(**row)),
-            self._draft("worker.launching", text, gpu=record.gpu, skipped=skipped),
-        )
+        await self._book.intent(self.skipped)
         if parent is not None:
             services.memory.parent_used(parent.key, PARENT_BYTES, busy=True)
         self._record_state("starting", "launched", "loading the engine")
@@ -247,17 +234,14 @@ class WorkerControl:
         finally:
             if parent is not None:
                 services.memory.parent_used(parent.key, PARENT_BYTES, busy=False)
-        record.pid, record.started_us, record.tier = (
-            launched.pid,
-            launched.started_us,
-            launched.tier,
-        )
+        record.pid, record.started_us = launched.pid, launched.started_us
+        record.tier = launched.tier
         if launched.parent_s:
             self.timer.end("parent", launched.parent_s)
         if launched.fell_back:
             self.fell_back = launched.fell_back
             self._owner.worker_fell_back(self, f"it was started plainly: {launched.fell_back}")
-        await self._opened(launched.started_us)
+        await self._book.opened(self._rate)
         await self._live()
 
     async def _resume(self, seen: Observed, started_us: int) -> None:
@@ -265,12 +249,12 @@ class WorkerControl:
         record.pid = seen.pid
         if record.id not in self._services.ledger.accounts:
             record.started_us = started_us
-            await self._opened(started_us)
+            await self._book.opened(self._rate)
         elif (rate := self._services.ledger.accounts[record.id].rate) != PARKED:
             self._rate = rate
         asleep = self.sleeps and await sleeping(self._services.session, record.port, self._key)
         parked = record.ready_us is not None and (seen.paused or asleep)
-        await self._bill(self._parked_rate() if parked else self._rate)
+        await self._book.bill(self._parked_rate() if parked else self._rate)
         if parked:
             self._services.memory.parked(self.id, True)
             self.parked_at = self._services.clock.elapsed()
@@ -280,18 +264,6 @@ class WorkerControl:
         else:
             self._record_state("starting", "adopted", "loading the engine")
         await self._live()
-
-    async def _opened(self, started_us: int) -> None:
-        """The launch and the beginning of its bill, in one transaction."""
-        record, ledger = self.record, self._services.ledger
-        values = {"pid": record.pid, "started_us": started_us, "tier": record.tier}
-
-        def change(connection: Connection) -> None:
-            _update(connection, record.id, values)
-            Ledger.write_open(connection, record.id, record.endpoint_id, self._rate, started_us)
-
-        await self._services.state.commit(change)
-        ledger.opened(record.id, record.endpoint_id, self._rate, started_us)
 
     # --- life -------------------------------------------------------------------------------
 
@@ -333,19 +305,10 @@ class WorkerControl:
         self.timer.ready(age)
         now = services.clock.now()
         self.record.ready_us, self.record.phases = now, self.timer.done
-        values = {"ready_us": now, "phases": self.timer.done}
         if self._stop is not None:
             return False
         self._serve(now)
-        text = f"A worker of {self._owner.name} is ready after {age:.1f} s"
-        tier = self.record.tier
-        try:
-            await services.state.commit(
-                lambda c: _update(c, self.id, values),
-                self._draft("worker.ready", text, seconds=round(age, 3), tier=tier),
-            )
-        except NbgpuError as error:  # it serves all the same
-            log.error("%s, which could not be stored: %s", text, error)
+        await self._book.ready(age)
         return True
 
     def _serve(self, ready_us: int) -> None:
@@ -456,29 +419,28 @@ class WorkerControl:
             self._fall_back(f"it could not be parked: {error}")
             return
         services.memory.parked(self.id, True)
-        await self._bill(self._parked_rate())
-        text = f"A worker of {self._owner.name} is parked: {self.reason.text}"
-        with contextlib.suppress(NbgpuError):
-            await services.state.commit(None, self._draft("worker.parked", text))
+        await self._book.bill(self._parked_rate())
+        await self._book.parked(self.reason.text)
 
     async def _wake(self, before: asyncio.Task[None] | None) -> None:
         services = self._services
         if before is not None:
             await asyncio.wait((before,))
+        patience = SLEEPER_S if self.sleeps else WAKE_S
         try:
-            async with asyncio.timeout(WAKE_S):
+            async with asyncio.timeout(patience):
                 going = await self._resume_process()
         except (NbgpuError, TimeoutError) as error:
-            why = str(error) or f"nothing answered for {WAKE_S:.0f} s"
+            why = str(error) or f"nothing answered for {patience:.0f} s"
             self._fall_back(f"its parked engine could not be woken: {why}")
             return
         if not going or self._stop is not None:
             return
         services.memory.parked(self.id, False)
-        await self._bill(self._rate)
+        await self._book.bill(self._rate)
         while not await self._healthy(WAKE_S):
-            if self.age() > WAKE_S:
-                self._fall_back(f"its parked engine did not wake within {WAKE_S:.0f} s")
+            if self.age() > patience:
+                self._fall_back(f"its parked engine did not wake within {patience:.0f} s")
                 return
             await asyncio.sleep(WAKE_POLL_S)
         if self._stop is not None:
@@ -488,13 +450,7 @@ class WorkerControl:
         record = self.record
         record.ready_us, record.phases, record.tier = now, self.timer.done, "parked"
         self._serve(now)
-        values = {"ready_us": now, "phases": record.phases, "tier": record.tier}
-        text = f"A worker of {self._owner.name} is awake after {age:.2f} s"
-        with contextlib.suppress(NbgpuError):  # it serves all the same
-            await services.state.commit(
-                lambda c: _update(c, self.id, values),
-                self._draft("worker.ready", text, seconds=round(age, 3), tier="parked"),
-            )
+        await self._book.ready(age, woken=True)
 
     async def _resume_process(self) -> bool:
         if self.sleeps:
@@ -509,16 +465,6 @@ class WorkerControl:
         self.was_parked = True  # nobody has to wait until it is gone
         self._owner.worker_fell_back(self, text)
         self._sick(text)
-
-    async def _bill(self, rate: Rate) -> None:
-        """From now on at this rate."""
-        services = self._services
-        account = services.ledger.accounts.get(self.id)
-        if account is None or account.rate == rate:
-            return
-        now = services.clock.now()
-        await services.state.commit(lambda c: Ledger.write_rate(c, [account], rate, now))
-        services.ledger.rate_changed([account], rate, now)
 
     def rate_changed(self, old: Rate, new: Rate) -> None:
         """The rate card has changed; it is nothing to a worker whose offer has a price of its own."""
@@ -570,7 +516,7 @@ class WorkerControl:
             log.info("stop of %s: %s", self.record.name, error)
 
     async def _finish(self, ended: Exit) -> None:
-        services, record = self._services, self.record
+        record = self.record
         self._there.set()
         if self._stop is not None and self._stop.code == "unhealthy" and ended.reason == "exit":
             self._stop = None  # it had died by itself before it was found sick
@@ -589,31 +535,7 @@ class WorkerControl:
         }
         text = reason.text if reason else self._why(ended)
         wanted = reason is not None and reason.code not in ("unhealthy", "start_timeout")
-        account = services.ledger.accounts.get(record.id)
-        cost = account.amount(ended.ended_us) if account else Decimal(0)
-        values = {"ended_us": ended.ended_us, "exit": record.exit}
-
-        def change(connection: Connection) -> None:
-            _update(connection, record.id, values)
-            Ledger.write_close(connection, record.id, ended.ended_us, estimated=ended.estimated)
-
-        verb = "has ended" if wanted else "failed"
-        draft = self._draft(
-            "worker.stopped" if wanted else "worker.died",
-            f"A worker of {self._owner.name} {verb}: {text}",
-            code=ended.code,
-            signal=ended.signal,
-            reason=record.exit["reason"],
-            cost=str(cost),
-        )
-        try:
-            await services.state.commit(change, draft)
-            services.ledger.closed(record.id, ended.ended_us)
-            with contextlib.suppress(NbgpuError):
-                await services.provider.forget(record.name)
-        except NbgpuError as error:
-            # the folder stays, so that the next backend finds the end and writes it down
-            log.error("the end of %s could not be stored: %s", record.name, error)
+        await self._book.ended(ended, text, wanted=wanted)
         self._record_state("stopped", record.exit["reason"], text)
         self.ended.set()
         self._owner.worker_ended(self, ended)
@@ -644,22 +566,3 @@ class WorkerControl:
             at = self.record.ended_us
         self._services.recorder.worker_state(self.id, self.record.endpoint_id, at, state, code)
         self._owner.worker_changed(self)
-
-    def _draft(self, kind: str, text: str, **values: Any) -> Draft:
-        return Draft(
-            at_us=self._services.clock.now(),
-            kind=kind,
-            text=text,
-            endpoint_id=self.record.endpoint_id,
-            endpoint=self._owner.name,
-            worker_id=self.id,
-            values={"generation": self.record.generation, **values},
-        )
-
-
-def _execute(connection: Connection, statement: Any) -> None:
-    connection.execute(statement)
-
-
-def _update(connection: Connection, instance_id: str, values: dict[str, Any]) -> None:
-    connection.execute(update(instances).where(instances.c.id == instance_id).values(**values))

@@ -30,5 +30,5 @@ def build(core: Core, token: str, version: str, shutdown: Callable[[bool], None]
     app.add_exception_handler(ValidationError, problems.on_invalid)
     app.add_exception_handler(HTTPException, problems.on_http)
     services, key = core.services, Token(token)
-    gateway = Gateway(core.endpoints, core.endpoints.sink, services.clock, services.session, key)
+    gateway = Gateway(core.endpoints, core.endpoints.sink, services.clock, services.wire, key)
     return Router(gateway, JobApi(core.endpoints, services.externals, key), app, key)

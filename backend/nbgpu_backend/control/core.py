@@ -31,6 +31,7 @@ from nbgpu_backend.serving.board import JobBoard
 from nbgpu_backend.serving.external import ExternalWorkers
 from nbgpu_backend.serving.upstream import session
 from nbgpu_backend.serving.webhooks import Webhooks
+from nbgpu_backend.serving.wire import Wire
 from nbgpu_backend.store.database import open_database
 from nbgpu_backend.store.jobs import JobStore
 from nbgpu_backend.store.state import Draft, State, installation_id
@@ -94,6 +95,7 @@ class Core:
                 memory=MemoryKeeper(host, clock),
                 fetcher=Fetcher(home, clock),
                 session=upstream,
+                wire=Wire(),
                 jobs=jobs,
                 webhooks=Webhooks(jobs, upstream),
                 externals=ExternalWorkers(clock),
@@ -151,6 +153,7 @@ class Core:
             await control.close()
         self.services.webhooks.close()
         self.services.externals.close()
+        self.services.wire.close()
         await self.services.session.close()
         await asyncio.to_thread(self._close_stores)
 

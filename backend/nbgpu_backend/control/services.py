@@ -19,6 +19,7 @@ from nbgpu_backend.hub.fetcher import Fetcher
 from nbgpu_backend.providers.base import WorkerHost
 from nbgpu_backend.serving.external import ExternalWorkers
 from nbgpu_backend.serving.webhooks import Webhooks
+from nbgpu_backend.serving.wire import Wire
 from nbgpu_backend.store.database import Database
 from nbgpu_backend.store.jobs import JobStore
 from nbgpu_backend.store.state import State
@@ -39,6 +40,7 @@ class Services:
     provider: WorkerHost
     fetcher: Fetcher
     session: aiohttp.ClientSession
+    wire: Wire
     jobs: JobStore
     webhooks: Webhooks
     externals: ExternalWorkers

@@ -325,8 +325,7 @@ class WorkerControl:
             "on_busy": self._busy,
         }
         if self._link is None:
-            url = f"http://127.0.0.1:{record.port}"
-            self.serving = PushWorker(**known, url=url, key=self._key)
+            self.serving = PushWorker(**known, port=record.port, key=self._key)
             self._record_state("idle", "ready", "ready")
         else:
             pull = PullWorker(**known, wire=self._link, end=self.end, seen=services.clock.elapsed())

@@ -16,8 +16,8 @@ class Histogram:
     def __init__(self, counts: Sequence[int] | None = None) -> None:
         self.counts = list(counts) if counts else [0] * (len(EDGES_MS) + 1)
 
-    def add(self, ms: float) -> None:
-        self.counts[bisect_left(EDGES_MS, ms)] += 1
+    def add(self, ms: float, times: int = 1) -> None:
+        self.counts[bisect_left(EDGES_MS, ms)] += times
 
     def quantile(self, q: float) -> float | None:
         """Upper edge, in ms, of the bucket that holds the q-quantile; None if empty."""

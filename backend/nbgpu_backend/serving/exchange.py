@@ -18,6 +18,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 ORIGIN_LIMIT = 1024
 BODY_LIMIT = 20 * 1024 * 1024
+WATCH_S = 0.02
 GIVE_UP = 256 * 1024 * 1024  # a client that sends more is cut off
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -35,7 +36,7 @@ class Exchange:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
         self._send = send
-        self._watcher: asyncio.Task[None] | None = None
+        self._watcher: asyncio.TimerHandle | asyncio.Task[None] | None = None
         self.committed = False  # the status line is out
         self.gone = False
 
@@ -72,6 +73,7 @@ class Exchange:
         """From now on, the client's going away cancels the task that calls this."""
         task = asyncio.current_task()
         assert task is not None
+        loop = asyncio.get_running_loop()
 
         async def until_gone(task: asyncio.Task[Any]) -> None:
             while (await self._receive())["type"] != "http.disconnect":
@@ -79,7 +81,11 @@ class Exchange:
             self.gone = True
             task.cancel()
 
-        self._watcher = asyncio.create_task(until_gone(task))
+        def begin() -> None:
+            self._watcher = loop.create_task(until_gone(task))
+
+        # most answers are out before it would be of use
+        self._watcher = loop.call_later(WATCH_S, begin)
 
     def unwatch(self) -> None:
         if self._watcher is not None:

@@ -12,11 +12,8 @@ import asyncio
 import json
 import re
 import secrets
-from collections.abc import Awaitable
 from decimal import Decimal
 from typing import Any, TypeVar
-
-import aiohttp
 
 from nbgpu_backend.clock import Clock
 from nbgpu_backend.domain.dispatch import Ticket
@@ -43,6 +40,7 @@ from nbgpu_backend.serving.exchange import (
 from nbgpu_backend.serving.stream import StreamMeter, ask_for_usage, comment
 from nbgpu_backend.serving.target import Directory, Record, Sink, Target
 from nbgpu_backend.serving.upstream import BROKEN
+from nbgpu_backend.serving.wire import Answer, Wire
 from nbgpu_backend.serving.worker import PushWorker
 
 T = TypeVar("T")
@@ -59,13 +57,13 @@ class Gateway:
         directory: Directory,
         sink: Sink,
         clock: Clock,
-        session: aiohttp.ClientSession,
+        wire: Wire,
         token: Token,
     ) -> None:
         self._directory = directory
         self._sink = sink
         self._clock = clock
-        self._session = session
+        self._wire = wire
         self._token = token
 
     @staticmethod
@@ -186,7 +184,7 @@ class _Request:
     ) -> None:
         self._gateway = gateway
         self._clock = gateway._clock
-        self._session = gateway._session
+        self._wire = gateway._wire
         self._exchange = exchange
         self._target = target
         self._limits = target.limits
@@ -276,34 +274,41 @@ class _Request:
         limits = self._limits
         end = now + limits.total_s
         first = min(end, now + limits.first_byte_s) if self._record.streamed else end
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        if worker.key:
-            headers["Authorization"] = "Bearer " + worker.key
         slow = f"the worker sent no first byte within {first - now:g} s"
-        post = self._session.post(worker.url + self._record.route, data=self._body, headers=headers)
-        response = await self._wait(asyncio.ensure_future(_open(post)), first, slow)
+        head = worker.head(self._record.route)
+        answer = await self._wait(self._wire.post(worker.port, head, self._body), first, slow)
         try:
-            if response.status in SICK and await self._target.suspect(worker.id):
+            if answer.status in SICK and await self._target.suspect(worker.id):
                 return False
-            content_type = response.headers.get("Content-Type", "application/json")
-            if response.status == 200 and content_type.startswith("text/event-stream"):
-                await self._stream(response, first, end, slow)
+            content_type = answer.content_type
+            if answer.status == 200 and content_type.startswith("text/event-stream"):
+                await self._stream(answer, first, end, slow)
                 await self._finish(worker, mark)
             else:
-                rest = f"the answer was not complete within {end - now:g} s"
-                body = await self._wait(asyncio.ensure_future(response.read()), end, rest)
-                await self._whole(response.status, content_type, body)
-            response.release()
+                body = await self._rest(
+                    answer, end, f"the answer was not complete within {end - now:g} s"
+                )
+                await self._whole(answer.status, content_type, body)
             return True
         finally:
-            response.close()
+            answer.close()
 
-    async def _stream(
-        self, response: aiohttp.ClientResponse, first: float, end: float, slow: str
-    ) -> None:
+    async def _rest(self, answer: Answer, end: float, late: str) -> bytes:
+        """The whole body."""
+        parts: list[bytes] = []
+        while True:
+            if (more := answer.more()) is not None:
+                await self._wait(more, end, late)
+            if not (part := answer.take()):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.append(part)
+
+    async def _stream(self, answer: Answer, first: float, end: float, slow: str) -> None:
         record, exchange, now = self._record, self._exchange, self._clock.elapsed
         meter = self._meter = StreamMeter(now, record.gaps, strip_usage=self._strip)
-        chunk = await self._wait(asyncio.ensure_future(response.content.readany()), first, slow)
+        if (more := answer.more()) is not None:
+            await self._wait(more, first, slow)
+        chunk = answer.take()
         record.first_byte_s = now() - self._arrived
         record.status = 200
         if not exchange.committed:
@@ -313,7 +318,9 @@ class _Request:
                 while chunk:
                     if kept := meter.feed(chunk):
                         await exchange.send(kept)
-                    chunk = await response.content.readany()
+                    if (more := answer.more()) is not None:
+                        await more
+                    chunk = answer.take()
         except TimeoutError:
             raise HoldTimeout(
                 f"The answer was cut after {self._limits.total_s:g} s, the endpoint's time-out.",
@@ -355,9 +362,8 @@ class _Request:
         headers = [(b"content-type", content_type.encode("latin-1")), *self._facts()]
         await exchange.answer(status, body, headers)
 
-    async def _wait(self, waiting: Awaitable[T], deadline: float, late: str) -> T:
+    async def _wait(self, future: asyncio.Future[T], deadline: float, late: str) -> T:
         """The result of a future, with heartbeats while it is not there. Raises HoldTimeout."""
-        future = asyncio.ensure_future(waiting)
         try:
             while not future.done():
                 now = self._clock.elapsed()
@@ -369,7 +375,7 @@ class _Request:
                 if self._record.streamed and now >= self._next_beat:
                     await self._beat(now)
                 until = min(deadline, self._next_beat) if self._record.streamed else deadline
-                await asyncio.wait((future,), timeout=max(0.0, until - now))
+                await _done_or(future, max(0.0, until - now))
             return future.result()
         finally:
             if not future.done():
@@ -417,9 +423,22 @@ class _Request:
         }
 
 
-async def _open(request: Any) -> aiohttp.ClientResponse:
-    response: aiohttp.ClientResponse = await request
-    return response
+async def _done_or(future: asyncio.Future[Any], seconds: float) -> None:
+    """Return when it is done, or after so long; unlike asyncio.wait it makes no sets."""
+    loop = asyncio.get_running_loop()
+    either: asyncio.Future[None] = loop.create_future()
+
+    def wake(_: object = None) -> None:
+        if not either.done():
+            either.set_result(None)
+
+    timer = loop.call_later(seconds, wake)
+    future.add_done_callback(wake)
+    try:
+        await either
+    finally:
+        timer.cancel()
+        future.remove_done_callback(wake)
 
 
 def _model(target: Target) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 from nbgpu_backend.domain.histogram import Histogram
 
 END = b"\n\n"
+# What makes a look at each event necessary: usage, the end, a comment or field among the data.
+RARE = (b'"usage":{', b'"usage": {', b"[DONE]", b"\n\n:", b"\n\ne", b"\n\ni", b"\n\nr")
 
 
 class StreamMeter:
@@ -31,6 +33,9 @@ class StreamMeter:
             self._rest = data
             return b""
         self._rest = data[cut + 2 :]
+        if not any(mark in data for mark in RARE) and data.startswith(b"data:"):
+            self._count(data.count(END, 0, cut + 2))
+            return data if cut + 2 == len(data) else data[: cut + 2]
         events = data[:cut].split(END)
         kept = [event for event in events if self._keep(event)]
         if len(kept) == len(events):
@@ -47,16 +52,22 @@ class StreamMeter:
         if event[5:].strip() == b"[DONE]":
             self.finished = True
             return True
-        if b'"usage":' in event and (usage := _usage(event)) is not None:
+        if b'"usage"' in event and (usage := _usage(event)) is not None:
             self.usage = usage[0]
             if usage[1]:  # an event of usage alone
                 return not self._strip
+        self._count(1)
+        return True
+
+    def _count(self, events: int) -> None:
+        """So many came together: between them lies no time."""
         now = self._now()
         if self._last is not None:
             self._gaps.add((now - self._last) * 1000)
+        if events > 1:
+            self._gaps.add(0.0, events - 1)
         self._last = now
-        self.events += 1
-        return True
+        self.events += events
 
 
 def _usage(event: bytes) -> tuple[dict[str, Any], bool] | None:

@@ -56,5 +56,21 @@ class ServingWorker:
 class PushWorker(ServingWorker):
     """One that requests are sent to: its slots stand as long as it is ready."""
 
-    url: str
+    port: int  # of 127.0.0.1
     key: str | None
+    _heads: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def head(self, route: str) -> bytes:
+        """The request line and headers of a POST of JSON to it, without the length."""
+        head = self._heads.get(route)
+        if head is None:
+            key = f"Authorization: Bearer {self.key}\r\n" if self.key else ""
+            head = self._heads[route] = (
+                f"POST {route} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n{key}"
+                "Content-Type: application/json\r\nAccept-Encoding: identity\r\n"
+            ).encode("latin-1")
+        return head

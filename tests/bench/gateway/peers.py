@@ -22,7 +22,7 @@ from nbgpu_backend.errors import NbgpuError
 
 from tests.bench import stand
 from tests.bench.gateway import environments
-from tests.bench.gateway.processes import NotStarted, Tree, program
+from tests.bench.gateway.processes import Argv, NotStarted, Tree, program
 from tests.support import fast_upstream
 from tests.support.backend import BackendProcess
 from tests.support.ports import free_port
@@ -100,7 +100,7 @@ class Peer:
 
 
 @dataclass(frozen=True)
-class Field:
+class Lineup:
     """All that are there, in the order of NAMES, and why others are not."""
 
     peers: dict[str, Peer]
@@ -112,7 +112,7 @@ Starter = Callable[[Path, int], AbstractContextManager[Peer]]  # a folder, the s
 
 
 @contextlib.contextmanager
-def field(only: set[str]) -> Iterator[Field]:
+def lineup(only: set[str]) -> Iterator[Lineup]:
     """Start those that are asked for, or all. Of nbgpu the backend comes along, for its own figures."""
     peers: dict[str, Peer] = {}
     absent: dict[str, str] = {}
@@ -131,7 +131,7 @@ def field(only: set[str]) -> Iterator[Field]:
                     peers[name] = stack.enter_context(STARTERS[name](folder, worker.port))
             except (Absent, NbgpuError, NotStarted) as reason:
                 absent[name] = str(reason)
-        yield Field(peers, absent, nbgpu)
+        yield Lineup(peers, absent, nbgpu)
 
 
 def _direct(folder: Path, worker: int) -> AbstractContextManager[Peer]:
@@ -156,7 +156,7 @@ def _nginx(folder: Path, worker: int) -> Iterator[Peer]:
     place.mkdir()
     config = place / "nginx.conf"
     config.write_text(NGINX.format(user=getpass.getuser(), folder=place, worker=worker, port=port))
-    argv = [found, "-p", place, "-c", config, "-e", "stderr"]
+    argv: Argv = [found, "-p", place, "-c", config, "-e", "stderr"]
     with program(argv, place / "log", _answers(port, "/health"), within_s=10) as pid:
         yield Peer("nginx", port, Tree(pid))
 
@@ -164,7 +164,7 @@ def _nginx(folder: Path, worker: int) -> Iterator[Peer]:
 @contextlib.contextmanager
 def _vllm_router(folder: Path, worker: int) -> Iterator[Peer]:
     port = free_port()
-    argv = [
+    argv: Argv = [
         environments.ensure("vllm-router") / "vllm-router", "--worker-urls", f"http://127.0.0.1:{worker}",
         "--host", "127.0.0.1", "--port", str(port), "--policy", "round_robin", "--log-level", "error",
         "--prometheus-host", "127.0.0.1", "--prometheus-port", str(free_port()),
@@ -185,7 +185,7 @@ def _litellm(folder: Path, worker: int) -> Iterator[Peer]:
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # its own table of prices, not one from elsewhere
         "LITELLM_LOG": "ERROR", "LITELLM_TELEMETRY": "False", "DISABLE_ADMIN_UI": "True", "NO_PROXY": "*",
     }  # fmt: skip
-    argv = [
+    argv: Argv = [
         environments.ensure("litellm") / "litellm", "--config", config, "--host", "127.0.0.1",
         "--port", str(port), "--num_workers", "1",
     ]  # fmt: skip

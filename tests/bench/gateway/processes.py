@@ -15,6 +15,8 @@ from nbgpu_backend.providers.local import procfs
 
 from tests.bench.idle import cpu_s, status
 
+Argv = Sequence[str | Path]
+
 END_S = 10.0
 IDLE_SHARE, IDLE_LOOK_S = 0.1, 0.3
 
@@ -25,7 +27,7 @@ class NotStarted(Exception):
 
 @contextlib.contextmanager
 def program(
-    argv: Sequence[str | Path],
+    argv: Argv,
     log: Path,
     ready: Callable[[], bool],
     *,

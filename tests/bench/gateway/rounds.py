@@ -15,7 +15,7 @@ import uvloop
 
 from tests.bench.gateway import client, wrk
 from tests.bench.gateway.counted import Counted
-from tests.bench.gateway.peers import MODEL, Field, Peer
+from tests.bench.gateway.peers import MODEL, Lineup, Peer
 from tests.bench.report import Report, percentile
 from tests.support.fast_upstream import PACED, PAUSE_S, WORDS
 
@@ -44,7 +44,7 @@ class Measured:
 
 @dataclass
 class Rounds:
-    field: Field
+    lineup: Lineup
     found: Report
     seconds: float
     tell: Tell = lambda text: None
@@ -53,11 +53,11 @@ class Rounds:
     all: list[Measured] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        nbgpu = self.field.nbgpu
+        nbgpu = self.lineup.nbgpu
         self.counted = Counted(nbgpu, MODEL, self.found) if nbgpu is not None else None
 
     def run(self, rounds: int) -> None:
-        peers = list(self.field.peers.values())
+        peers = list(self.lineup.peers.values())
         for peer in peers:
             self._warm(peer)
         for number in range(rounds):
@@ -93,8 +93,8 @@ class Rounds:
 
     def _with_wrk(self, peer: Peer, measured: Measured) -> None:
         seconds = self.seconds
-        if peer.slow and measured.kind == STREAMS and measured.connections > 16:
-            seconds = SLOW_S
+        if peer.slow and measured.connections > 16:
+            seconds = SLOW_S if measured.kind == STREAMS else max(seconds, SLOW_S / 2)
         before = peer.tree.cpu_s()
         load = self._wrk(peer, measured.kind, measured.connections, seconds)
         used = peer.tree.cpu_s() - before

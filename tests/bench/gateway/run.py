@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tests.bench import stand
 from tests.bench.gateway import wrk
 from tests.bench.gateway.figures import Figures
-from tests.bench.gateway.peers import NAMES, field
+from tests.bench.gateway.peers import NAMES, lineup
 from tests.bench.gateway.rounds import CONNECTIONS, KINDS, Rounds
 from tests.bench.report import Report
 from tests.support.backend import CLONE
@@ -36,7 +36,7 @@ def run(plan: Plan) -> tuple[Report, Figures | None]:
     if not wrk.there():
         found.notes.append("skipped: wrk is not installed (tests/debian-packages.txt names it)")
         return found, None
-    with field(set(plan.only)) as some:
+    with lineup(set(plan.only)) as some:
         for name, reason in some.absent.items():
             found.notes.append(f"{name} is absent: {reason}")
         rounds = Rounds(some, found, plan.seconds, say, plan.connections, plan.kinds)

@@ -1,0 +1,70 @@
+"""One run of the bench: what it measures, and its report."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+
+from tests.bench import stand
+from tests.bench.gateway import wrk
+from tests.bench.gateway.figures import Figures
+from tests.bench.gateway.peers import NAMES, lineup
+from tests.bench.gateway.rounds import CONNECTIONS, KINDS, Rounds
+from tests.bench.report import Report
+from tests.support.backend import CLONE
+
+TITLE = "gateway: nbgpu beside other gateways, before the same stand-in"
+TARGET = CLONE / "out" / "bench"
+
+
+@dataclass(frozen=True)
+class Plan:
+    rounds: int
+    seconds: float  # of one load
+    only: tuple[str, ...] = ()  # peers; all where there are none
+    connections: tuple[int, ...] = CONNECTIONS
+    kinds: tuple[str, ...] = KINDS
+
+
+def run(plan: Plan) -> tuple[Report, Figures | None]:
+    """Raises SystemExit where wrk cannot be used."""
+    found = Report(TITLE)
+    if unknown := set(plan.only) - set(NAMES):
+        raise SystemExit(f"There is no peer {', '.join(sorted(unknown))}: {', '.join(NAMES)}.")
+    if not wrk.there():
+        found.notes.append("skipped: wrk is not installed (tests/debian-packages.txt names it)")
+        return found, None
+    with lineup(set(plan.only)) as some:
+        for name, reason in some.absent.items():
+            found.notes.append(f"{name} is absent: {reason}")
+        rounds = Rounds(some, found, plan.seconds, say, plan.connections, plan.kinds)
+        rounds.run(plan.rounds)
+        if rounds.counted is not None:
+            rounds.counted.records()
+    figures = Figures(rounds.all)
+    found.more |= figures.keys()
+    found.more["spread"] = figures.spreads()
+    found.more["absent"] = dict(some.absent)
+    found.notes.append(
+        f"{plan.rounds} rounds, {plan.seconds:g} s a load, medians; added p50: the difference of the medians "
+        f"of one round; {stand.machine()}"
+    )
+    return found, figures
+
+
+def keep(found: Report, figures: Figures) -> None:
+    """out/bench/gateway.json and .png"""
+    TARGET.mkdir(parents=True, exist_ok=True)
+    results = {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": stand.machine(),
+        **found.dump(),
+    }
+    (TARGET / "gateway.json").write_text(json.dumps(results, indent=1) + "\n")
+    figures.plot(TARGET / "gateway.png", f"{TITLE}; {stand.machine()}")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

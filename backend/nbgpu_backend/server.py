@@ -74,6 +74,7 @@ async def serve(
         lifespan="off",
         http="httptools",
         ws="none",
+        proxy_headers=False,  # nobody stands before us
         timeout_keep_alive=60,
         timeout_graceful_shutdown=CLOSE_S,
         server_header=False,

@@ -24,6 +24,7 @@ STREAM_HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+TRACE_HEADERS = (b"traceparent", b"tracestate")
 
 
 class ClientGone(Exception):
@@ -33,6 +34,8 @@ class ClientGone(Exception):
 class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.extra: list[tuple[bytes, bytes]] = []  # headers of the answer, whatever it will be
+        self._raw: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive = receive
         self._send = send
         self._watcher: asyncio.Task[None] | None = None
@@ -68,6 +71,14 @@ class Exchange:
         """notebook, session: form-encoded in one header."""
         return dict(parse_qsl(self.client))
 
+    def trace(self) -> list[tuple[str, str]]:
+        """The headers of W3C Trace Context as they came; `tracestate` may come several times."""
+        return [
+            (name.decode(), value.decode())
+            for name, value in self._raw
+            if name in TRACE_HEADERS and value.isascii()
+        ]
+
     def watch(self) -> None:
         """From now on, the client's going away cancels the task that calls this."""
         task = asyncio.current_task()
@@ -88,6 +99,8 @@ class Exchange:
 
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.committed = True
+        if self.extra:
+            headers = [*headers, *self.extra]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def send(self, body: bytes, *, more: bool = True) -> None:

@@ -1,0 +1,22 @@
+"""`/metrics`, in Prometheus's text format or OpenMetrics', as the scraper accepts."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Header, Response
+
+from nbgpu_backend.control.core import Core
+from nbgpu_backend.control.exposition import render, snapshot
+
+
+def routes(core: Core) -> APIRouter:
+    router = APIRouter(tags=["prometheus"])
+
+    @router.get("/metrics")
+    async def metrics(accept: str = Header("")) -> Response:
+        seen = await snapshot(core)
+        body, content_type = await asyncio.to_thread(render, seen, accept)
+        return Response(body, media_type=content_type)
+
+    return router

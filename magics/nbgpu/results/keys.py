@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from nbgpu.formats import dollars
+from nbgpu.formats import dollars, plural
 from nbgpu.results.jobs import clock
 from nbgpu.results.shape import (
     Rich,
@@ -129,7 +129,7 @@ class RevokedKey(Rich):
     def text(self) -> str:
         k = self.key
         return (
-            f"The key {named(k)} of {k.endpoint} is revoked, after {k.requests:,} requests and "
+            f"The key {named(k)} of {k.endpoint} is revoked, after {plural(k.requests, 'request')} and "
             f"{dollars(k.cost)}."
         )
 

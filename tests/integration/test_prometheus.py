@@ -172,6 +172,8 @@ def test_a_scraper_that_asks_for_openmetrics_gets_it(shared_backend: BackendProc
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert answer.text.endswith("# EOF\n")
     seen = Scrape(answer.text, openmetrics_families)
+    unknown = {"Accept": "application/openmetrics-text;version=none, text/plain;version=x"}
+    assert shared_backend.http.get("/metrics", headers=unknown).status_code == 200
     assert seen.value("nbgpu_requests_total", endpoint="open", route="chat", status="2xx") == 1
 
 

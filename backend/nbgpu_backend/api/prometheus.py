@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter, Header, Response
 
 from nbgpu_backend.control.core import Core
-from nbgpu_backend.control.exposition import render, snapshot
+from nbgpu_backend.control.exposition import exposition
 
 
 def routes(core: Core) -> APIRouter:
@@ -15,8 +13,7 @@ def routes(core: Core) -> APIRouter:
 
     @router.get("/metrics")
     async def metrics(accept: str = Header("")) -> Response:
-        seen = await snapshot(core)
-        body, content_type = await asyncio.to_thread(render, seen, accept)
+        body, content_type = await exposition(core, accept)
         return Response(body, media_type=content_type)
 
     return router

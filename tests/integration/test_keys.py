@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
+from nbgpu import errors
+from nbgpu.client import Client
 from nbgpu_backend.store.database import open_database
 from nbgpu_backend.store.tables import requests
 from sqlalchemy import create_engine, delete, text
@@ -366,6 +368,20 @@ def test_the_command_line_makes_lists_and_revokes(
     unknown = cli("key", "rm", "key-0000")
     assert unknown.returncode != 0 and "There is no key key-0000" in unknown.stderr
     assert "are for a new key" in cli("key", "ls", "--label", "x").stderr
+
+
+def test_the_handle_of_an_endpoint_has_its_keys(shared_backend: BackendProcess, name: str) -> None:
+    with Client(home=shared_backend.home) as gpu:
+        endpoint = gpu.endpoint(name)
+        key = endpoint.key_add("sdk", at_once=3)
+        with holding(shared_backend, key.secret) as client:
+            assert chat(client, name).status_code == 200
+        frame = endpoint.key_ls().df
+        assert frame["requests"].tolist() == [1] and frame["at_once"].tolist() == [3]
+        assert endpoint.metrics()["key"].tolist() == [key.id]
+        assert "is revoked" in endpoint.key_rm(key.id).text() and len(endpoint.key_ls()) == 0
+        with pytest.raises(errors.NotFound, match="There is no key"):
+            endpoint.key_rm(key.id)
 
 
 def test_a_home_of_an_earlier_version_is_brought_up_to_date(backend: BackendProcess) -> None:

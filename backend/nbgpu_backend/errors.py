@@ -3,10 +3,12 @@
 NbgpuError                  what went wrong, and what to do next
 ├── BadRequest         400  the request itself cannot be carried out as it stands
 │   └── BadOption      422  an engine option that the engine does not know
-├── Unauthorized       401  no or a wrong token
+├── Unauthorized       401  no or a wrong token or key
+├── Forbidden          403  a key that does not open this
 ├── NotFound           404  no such endpoint, worker, model or route
 ├── Conflict           409  the name is taken, or the resource is in the wrong state
 ├── QueueFull          429  more requests wait than the endpoint admits
+├── RateLimited        429  more than the key allows
 ├── PayloadTooLarge    413
 ├── UpstreamError      502  an engine or a model hub failed
 │   └── WorkerDied     502  the worker ended while it answered
@@ -60,6 +62,10 @@ class Unauthorized(NbgpuError):
     status, code, title = 401, "unauthorized", "Unauthorized"
 
 
+class Forbidden(NbgpuError):
+    status, code, title = 403, "forbidden", "Forbidden"
+
+
 class NotFound(NbgpuError):
     status, code, title = 404, "not_found", "Not found"
 
@@ -77,6 +83,18 @@ class QueueFull(NbgpuError):
 
     status, code, title = 429, "queue_full", "Too many requests"
     retry_after_s: int = 5
+
+
+class RateLimited(NbgpuError):
+    """`retry_after_s` seconds is what the Retry-After header says."""
+
+    status, code, title = 429, "rate_limit_exceeded", "Too many requests"
+
+    def __init__(
+        self, what: str, next_step: str = "", *, retry_after_s: int, code: str | None = None
+    ) -> None:
+        super().__init__(what, next_step, code=code)
+        self.retry_after_s = retry_after_s
 
 
 class UpstreamError(NbgpuError):

@@ -20,6 +20,7 @@ from nbgpu.handle import Endpoint
 from nbgpu.job import Job
 from nbgpu.results.events import EventListing
 from nbgpu.results.jobs import JobListing, JobWhy, Purged
+from nbgpu.results.keys import KeyListing, NewKey, RevokedKey
 from nbgpu.results.listing import Listing, SettingsView, Status
 from nbgpu.results.story import Deleted, LogView, WhyView
 from nbgpu.verbs.call import Call, part
@@ -123,6 +124,12 @@ class Client:
                 return Job(self, found.job.endpoint, found.job.id, found)
             case "job_why":
                 return JobWhy(*found)
+            case "keys":
+                return KeyListing(found, call.about)
+            case "new_key":
+                return NewKey(found)
+            case "revoked":
+                return RevokedKey(found)
             case "purged":
                 return Purged(call.about, *found)
         return found

@@ -21,6 +21,7 @@ FIXED = {
     "engine": ["vllm", "handler", "command"],
     "managed": ["vllm"],
     "action": ["ls", "add"],
+    "key_action": ["ls", "add", "rm"],
     "chart": ["latency", "cost", "workers", "coldstart"],
     "tiers": ["parked", "preimported", "parked,preimported", "none"],
     "place": ["local"],

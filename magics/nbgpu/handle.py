@@ -10,6 +10,7 @@ from nbgpu import errors, submission, wire
 from nbgpu.job import Job
 from nbgpu.results.endpoint import EndpointView
 from nbgpu.results.events import EventListing
+from nbgpu.results.keys import KeyListing, NewKey, RevokedKey
 from nbgpu.results.story import Deleted, LogView, WhyView
 from nbgpu.submission import Seconds
 from nbgpu.verbs.call import Call, part
@@ -100,6 +101,29 @@ class Endpoint(EndpointView):
         from nbgpu.batch import cancel
 
         return cancel(self._client, self.name, of)
+
+    # keys
+
+    def key_add(
+        self, label: str = "", *, per_minute: int | None = None, at_once: int | None = None
+    ) -> NewKey:
+        """A key that opens this endpoint and nothing else; its `.secret` is told this once."""
+        found = self._client.run("key", action="add", name=self.name, label=label,
+                                 per_minute=per_minute, at_once=at_once)  # fmt: skip
+        assert isinstance(found, NewKey)
+        return found
+
+    def key_ls(self) -> KeyListing:
+        """Its keys, with what came with each; `.df` is a frame."""
+        found = self._client.run("key", action="ls", name=self.name)
+        assert isinstance(found, KeyListing)
+        return found
+
+    def key_rm(self, id: str) -> RevokedKey:
+        """Revoke a key: it opens nothing from now on."""
+        found = self._client.run("key", action="rm", name=id)
+        assert isinstance(found, RevokedKey)
+        return found
 
     # what it did
 

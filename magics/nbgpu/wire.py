@@ -16,7 +16,7 @@ from nbgpu.verbs.call import Call
 ENDPOINT = re.compile(
     r"^/(?:v2/serverless|nbgpu/v1/(?:why|logs|warm)|v2(?=/[^/]+/openai/))/([^/]+)"
 )
-MODULES = ("endpoints", "summary", "metrics", "events", "jobs")
+MODULES = ("endpoints", "summary", "metrics", "events", "jobs", "keys")
 JSON = "json"  # an answer without a model: RunPod's job API, whose bodies pass as they are
 
 

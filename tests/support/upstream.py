@@ -35,6 +35,7 @@ from aiohttp import web
 
 LONGEST_PROMPT = 2000  # characters
 Json = dict[str, Any]
+TRACES = ("traceparent", "tracestate")
 
 
 class Refusal(Exception):
@@ -124,7 +125,8 @@ class Upstream:
         self.stats["most_active"] = max(self.stats["most_active"], self.stats["active"])
         try:
             body = await _read(request)
-            self.last = {"body": body, "headers": dict(request.headers)}
+            traces = [(n.lower(), v) for n, v in request.headers.items() if n.lower() in TRACES]
+            self.last = {"body": body, "headers": dict(request.headers), "traces": traces}
             prompt = _prompt(body, chat=chat)
             if body.get("model") != self.model:
                 what = f"The model `{body.get('model')}` does not exist."

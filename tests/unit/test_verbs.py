@@ -33,7 +33,7 @@ def test_verbs_json_reads_back_as_the_same_verbs() -> None:
 
 
 def test_every_verb_is_there() -> None:
-    expected = "help status deploy scale warm ask ls show why logs events stop start delete chart settings engine"
+    expected = "help status deploy scale warm ask ls show why logs events stop start delete chart settings engine key"
     assert set(expected.split()) <= set(verbs())
     assert {n for n, v in verbs().items() if v.faces == ("cli",)} == {"serve", "shutdown"}
 

@@ -9,11 +9,11 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from nbgpu_backend.api import changes, jobs, nbgpu, problems, serverless
+from nbgpu_backend.api import changes, jobs, keys, nbgpu, problems, prometheus, serverless
 from nbgpu_backend.api.router import Router
 from nbgpu_backend.control.core import Core
 from nbgpu_backend.errors import NbgpuError
-from nbgpu_backend.serving.auth import Token
+from nbgpu_backend.serving.auth import Access, Token
 from nbgpu_backend.serving.gateway import Gateway
 from nbgpu_backend.serving.job_api import JobApi
 
@@ -25,10 +25,13 @@ def build(core: Core, token: str, version: str, shutdown: Callable[[bool], None]
     app.include_router(nbgpu.routes(core, version, shutdown))
     app.include_router(changes.routes(core))
     app.include_router(jobs.routes(core))
+    app.include_router(keys.routes(core))
+    app.include_router(prometheus.routes(core))
     app.add_exception_handler(NbgpuError, problems.on_error)
     app.add_exception_handler(RequestValidationError, problems.on_invalid)
     app.add_exception_handler(ValidationError, problems.on_invalid)
     app.add_exception_handler(HTTPException, problems.on_http)
-    services, key = core.services, Token(token)
-    gateway = Gateway(core.endpoints, core.endpoints.sink, services.clock, services.wire, key)
-    return Router(gateway, JobApi(core.endpoints, services.externals, key), app, key)
+    services, sink = core.services, core.endpoints.sink
+    access = Access(Token(token), services.keys, services.clock, sink.refused)
+    gateway = Gateway(core.endpoints, sink, services.clock, services.wire, access)
+    return Router(gateway, JobApi(core.endpoints, services.externals, access), app, access)

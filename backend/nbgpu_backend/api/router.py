@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
+from nbgpu_backend.errors import Forbidden, NbgpuError, Unauthorized
 from nbgpu_backend.schema.common import Problem
-from nbgpu_backend.serving.auth import Token
+from nbgpu_backend.serving.auth import Access
 from nbgpu_backend.serving.exchange import Exchange, Receive, Scope, Send
 from nbgpu_backend.serving.gateway import Gateway
 from nbgpu_backend.serving.job_api import JobApi
 
-UNAUTHORIZED = (
-    Problem(
-        title="Unauthorized",
-        status=401,
-        detail="The token is missing or wrong. It stands in NBGPU_HOME/run/backend.json.",
-        nbgpu={"code": "unauthorized"},
-    )
-    .model_dump_json(by_alias=True)
-    .encode()
-)
+PROMETHEUS = "/metrics"
 PROBLEM_HEADERS = [(b"content-type", b"application/problem+json")]
+CHALLENGE = (b"www-authenticate", b'Basic realm="nbgpu"')  # for who opens it in a browser
 
 
 class Router:
-    def __init__(self, gateway: Gateway, jobs: JobApi, app: object, token: Token) -> None:
+    """A key of an endpoint opens what `gateway` and `jobs` have for it, and nothing of `app`."""
+
+    def __init__(self, gateway: Gateway, jobs: JobApi, app: object, access: Access) -> None:
         self._gateway = gateway
         self._jobs = jobs
         self._app = app
-        self._token = token
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -35,7 +30,38 @@ class Router:
             await self._gateway(scope, receive, send)
         elif JobApi.owns(scope["path"]):
             await self._jobs(scope, receive, send)
-        elif self._token.given_in(dict(scope["headers"])):
+        elif (refusal := self._refusal(scope)) is None:
             await self._app(scope, receive, send)  # type: ignore[operator]
         else:
-            await Exchange(scope, receive, send).answer(401, UNAUTHORIZED, PROBLEM_HEADERS)
+            headers = PROBLEM_HEADERS
+            if scope["path"] == PROMETHEUS and refusal.status == 401:
+                headers = [*headers, CHALLENGE]
+            exchange = Exchange(scope, receive, send)
+            await exchange.answer(refusal.status, _problem(refusal), headers)
+
+    def _refusal(self, scope: Scope) -> NbgpuError | None:
+        headers = dict(scope["headers"])
+        token = self._access.token
+        if token.given_in(headers):
+            return None
+        if scope["path"] == PROMETHEUS and token.password_in(headers):
+            return None
+        if self._access.finds(headers):
+            return Forbidden(
+                "A key opens the models and jobs of its endpoint, and nothing else.",
+                "The token for all else stands in NBGPU_HOME/run/backend.json.",
+                code="key_forbidden",
+            )
+        return Unauthorized(
+            "The token is missing or wrong.", "It stands in NBGPU_HOME/run/backend.json."
+        )
+
+
+def _problem(error: NbgpuError) -> bytes:
+    problem = Problem(
+        title=error.title,
+        status=error.status,
+        detail=str(error),
+        nbgpu={"code": error.code, "what": error.what, "next": error.next_step, "values": {}},
+    )
+    return problem.model_dump_json(by_alias=True).encode()

@@ -18,6 +18,8 @@ from nbgpu_backend.billing.rates import Rate, load, store
 from nbgpu_backend.clock import Clock
 from nbgpu_backend.control.endpoint import COLD_STARTS, EndpointControl
 from nbgpu_backend.control.endpoints import Endpoints
+from nbgpu_backend.control.keys import load as load_keys
+from nbgpu_backend.control.keys import store_uses
 from nbgpu_backend.control.memory import MEASURE_S, MemoryKeeper
 from nbgpu_backend.control.records import EndpointRecord, InstanceRecord
 from nbgpu_backend.control.relay_link import RelayLink
@@ -29,6 +31,7 @@ from nbgpu_backend.hub.fetcher import Fetcher
 from nbgpu_backend.providers.base import Exit, Observed, WorkerHost
 from nbgpu_backend.serving.board import JobBoard
 from nbgpu_backend.serving.external import ExternalWorkers
+from nbgpu_backend.serving.keys import Keyring
 from nbgpu_backend.serving.upstream import session
 from nbgpu_backend.serving.webhooks import Webhooks
 from nbgpu_backend.serving.wire import Wire
@@ -46,6 +49,7 @@ log = logging.getLogger(__name__)
 ALIVE_S = 5.0  # how exact an estimated end is
 LAG_S = 0.5
 PRUNE_S, DROP_S = 3600.0, 60.0
+USES_S = 30.0  # how exact the last use of a key is after a crash
 ORPHAN_GRACE_S = 60.0
 LATE_S = 90.0  # by then a launch of the backend before has come up, or never will
 FENCE_S = 5.0  # between tries to end what cannot be ended
@@ -73,12 +77,12 @@ class Core:
         telemetry = open_database(home.telemetry_db, "telemetry", linger_s=FLUSH_S)
         book = Ledger()
 
-        def read(connection: Connection) -> tuple[str, dict[str, Rate]]:
+        def read(connection: Connection) -> tuple[str, dict[str, Rate], Keyring]:
             Ledger.write_missed_ends(connection)
             book.load(connection)
-            return installation_id(connection), load(connection)
+            return installation_id(connection), load(connection), load_keys(connection, clock)
 
-        installation, rates = await state.database.writer.write(read)
+        installation, rates, keys = await state.database.writer.write(read)
         jobs, upstream = JobStore(state.database, home.jobs), session()
         files = await asyncio.to_thread(jobs.files)
         return cls(
@@ -93,6 +97,7 @@ class Core:
                 ledger=book,
                 provider=host,
                 memory=MemoryKeeper(host, clock),
+                keys=keys,
                 fetcher=Fetcher(home, clock),
                 session=upstream,
                 wire=Wire(),
@@ -119,6 +124,7 @@ class Core:
             self._sweep_files(),
             self._look_late(),
             self._measure_memory(),
+            self._store_uses(),
         ):
             self._tasks.append(asyncio.create_task(_forever(work)))
         for control in self.endpoints.all():
@@ -155,6 +161,8 @@ class Core:
         self.services.externals.close()
         self.services.wire.close()
         await self.services.session.close()
+        with contextlib.suppress(DiskError):
+            await store_uses(self.services.keys, self.services.state)
         await asyncio.to_thread(self._close_stores)
 
     def _close_stores(self) -> None:
@@ -362,6 +370,12 @@ class Core:
             with contextlib.suppress(DiskError):  # a full disk ends no clean-up
                 await self.services.jobs.drop(self.services.clock.now())
             await asyncio.sleep(DROP_S)
+
+    async def _store_uses(self) -> None:
+        while True:
+            await asyncio.sleep(USES_S)
+            with contextlib.suppress(DiskError):  # it is told by whatever else is stored
+                await store_uses(self.services.keys, self.services.state)
 
     async def _sweep_files(self) -> None:
         files, self._files = self._files, ()

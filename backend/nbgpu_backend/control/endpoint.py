@@ -355,6 +355,7 @@ class EndpointControl:
         self.launcher.succeeded()
         if worker.timer.done:  # not an adopted one
             self.cold_starts.append((worker.record.tier, worker.age()))
+            self._services.tallies.cold_start(self.id, worker.record.tier, worker.age())
             del self.cold_starts[:-COLD_STARTS]
         push = worker.serving
         if isinstance(push, PushWorker) and not worker.stale() and not self.record.stopped:

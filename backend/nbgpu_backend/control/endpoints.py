@@ -22,7 +22,7 @@ from nbgpu_backend.errors import BadRequest, Conflict, NotFound, Unavailable
 from nbgpu_backend.schema.endpoints import Change, CreateEndpoint, UpdateEndpoint
 from nbgpu_backend.serving.target import Target
 from nbgpu_backend.store.state import Draft
-from nbgpu_backend.store.tables import endpoints
+from nbgpu_backend.store.tables import endpoints, keys
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -35,7 +35,7 @@ class Endpoints:
     """Implements serving.target.Directory."""
 
     def __init__(self, services: Services) -> None:
-        self.sink = RecordSink(self.by_id, services.recorder, services.pulse)
+        self.sink = RecordSink(self.by_id, services.recorder, services.pulse, services.tallies)
         self._services = services
         self._by_id: dict[str, EndpointControl] = {}
         self._by_name: dict[str, EndpointControl] = {}
@@ -71,6 +71,7 @@ class Endpoints:
 
     def add(self, control: EndpointControl) -> None:
         control.board.sink = self.sink
+        control.board.holders = self._services.keys
         self._by_id[control.id] = control
         self._by_name[control.name] = control
 
@@ -260,13 +261,20 @@ class Endpoints:
         def change(connection: Connection) -> None:
             row: dict[str, Any] = {"deleted_us": now, "stopped": 1}
             connection.execute(update(endpoints).where(endpoints.c.id == control.id).values(**row))
+            connection.execute(
+                update(keys)
+                .where(keys.c.endpoint_id == control.id, keys.c.revoked_us.is_(None))
+                .values(revoked_us=now)
+            )
 
         draft = Draft(
             now, "endpoint.deleted", f"{control.name} was deleted", control.id, control.name
         )
         await self._services.state.commit(change, draft)
         self._by_id.pop(control.id, None)
+        self._services.keys.remove_of(control.id)
         self._services.pulse.forget(control.id)
+        self._services.tallies.forget(control.id)
         if self._by_name.get(control.name) is control:
             del self._by_name[control.name]
 

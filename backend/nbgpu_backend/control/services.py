@@ -18,6 +18,7 @@ from nbgpu_backend.home import Home
 from nbgpu_backend.hub.fetcher import Fetcher
 from nbgpu_backend.providers.base import WorkerHost
 from nbgpu_backend.serving.external import ExternalWorkers
+from nbgpu_backend.serving.keys import Keyring
 from nbgpu_backend.serving.webhooks import Webhooks
 from nbgpu_backend.serving.wire import Wire
 from nbgpu_backend.store.database import Database
@@ -25,6 +26,7 @@ from nbgpu_backend.store.jobs import JobStore
 from nbgpu_backend.store.state import State
 from nbgpu_backend.telemetry.pulse import Pulse
 from nbgpu_backend.telemetry.recorder import Recorder
+from nbgpu_backend.telemetry.tallies import Tallies
 
 
 @dataclass(slots=True)
@@ -46,8 +48,10 @@ class Services:
     externals: ExternalWorkers
     engine: Callable[[str], Engine]
     memory: MemoryKeeper
+    keys: Keyring
     builder: Builder = field(init=False)  # of the environments of handlers
     url: str = ""  # of this backend, known once it is bound
+    tallies: Tallies = field(default_factory=Tallies)
     rates: dict[str, Rate] = field(default_factory=dict)  # place -> dollars an hour
 
     def __post_init__(self) -> None:

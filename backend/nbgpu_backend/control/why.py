@@ -255,6 +255,11 @@ class Explainer:
         facts.append(f"{span(total)} in all, {row['tokens_out'] or 0} tokens")
         if row["retries"]:
             facts.append(f"{row['retries']} times tried again, because a worker died")
+        if row["key"] is not None:
+            key = self._services.keys.by_id(row["key"])
+            facts.append(f"with the key {row['key']}" + (f", '{key.label}'" if key and key.label else ""))  # fmt: skip
+        if row["trace"] is not None:
+            facts.append(f"trace {row['trace']}")
         cost = Decimal(row["rate"]) * row["share_us"] / 1_000_000 / 3600
         good = row["status"] < 400
         return Why(

@@ -4,5 +4,6 @@
 which waits until a worker makes an offer, sends it there (`upstream`), passes the answer on as it comes
 (`stream` counts tokens and strips what was not asked for) and hands one record to the sink, whatever
 happened. Jobs come by `job_api` to the endpoint's `board`, whose `assignments` say which worker has which
-(JOBS.md). What the data path needs to know of an endpoint is `target.Target`; control implements it.
+(JOBS.md). Who asks, and within which limits, is the concern of `auth` and `keys`. What the data path needs
+to know of an endpoint is `target.Target`; control implements it.
 """

@@ -43,7 +43,7 @@ from nbgpu_backend.serving.job import (
 )
 from nbgpu_backend.serving.pull import PullWorker
 from nbgpu_backend.serving.queue import EndpointQueue
-from nbgpu_backend.serving.target import Record, Sink
+from nbgpu_backend.serving.target import Holders, Record, Sink
 from nbgpu_backend.store.jobs import INLINE, NULLS, JobStore, Row, count_row, note
 
 log = logging.getLogger(__name__)
@@ -79,6 +79,7 @@ class JobBoard:
         self.counts = count_row(endpoint_id)
         self.runner: PushRunner | None = None
         self.sink: Sink | None = None
+        self.holders: Holders | None = None
         self.tell: Callable[[str], None] = lambda job_id: None  # its webhook is due
         self.queue = queue
         self.store = store
@@ -103,8 +104,9 @@ class JobBoard:
     # --- coming in --------------------------------------------------------------------------------
 
     async def submit(
-        self, submission: Submission, raw: bytes, client: str, *, sync: bool = False
-    ) -> Job:
+        self, submission: Submission, raw: bytes, client: str, *, sync: bool = False,
+        key: str | None = None,
+    ) -> Job:  # fmt: skip
         """Stored when it returns. `raw` is the submission as it came. Raises QueueFull, DiskError."""
         limits, now_us = self.limits(), self.clock.now()
         if len(self.live) + self._storing >= limits.jobs_max:
@@ -124,7 +126,7 @@ class JobBoard:
                 low=int(submission.low), body=body if inline else None, webhook=submission.webhook,
                 webhook_state=None, execution_ms=submission.execution_ms, ttl_ms=submission.ttl_ms,
                 created_us=now_us, queued_us=now_us, tries=0, retried=0, output_file=0,
-                chunks_read=0, history="",
+                chunks_read=0, history="", api_key=key,
             )  # fmt: skip
         except DiskError:
             self.store.path(job_id, "in").unlink(missing_ok=True)
@@ -140,6 +142,7 @@ class JobBoard:
             expires=arrived + submission.ttl_ms / 1000,
             execution_s=_seconds(submission.execution_ms, limits),
             webhook=submission.webhook,
+            key=key,
         )
         if inline and self._kept + len(body) <= KEEP_BODIES:
             job.body = body
@@ -150,9 +153,14 @@ class JobBoard:
         return job
 
     def _admit(self, job: Job) -> None:
-        self.live[job.id] = job
-        self.deadlines.watch(job)
+        self._enter(job)
         self.queue.enqueue(job.ticket)
+
+    def _enter(self, job: Job) -> None:
+        self.live[job.id] = job
+        if job.key is not None and self.holders is not None:
+            self.holders.hold(job.key)
+        self.deadlines.watch(job)
 
     def restore(self, row: Row, *, pulls: bool) -> None:
         """A job that an earlier backend had. What was pushed to a worker ended with that backend."""
@@ -166,6 +174,7 @@ class JobBoard:
             expires=arrived + row["ttl_ms"] / 1000,
             execution_s=_seconds(row["execution_ms"], self.limits()),
             webhook=row["webhook"],
+            key=row["api_key"],
             retried=row["retried"],
             chunks_read=row["chunks_read"],
             last_chunk=UNKNOWN if pulls and row["state"] == IN_PROGRESS else 0,
@@ -175,15 +184,13 @@ class JobBoard:
             self._admit(job)
             return
         if not pulls:
-            self.live[job.id] = job
-            self.deadlines.watch(job)
+            self._enter(job)
             self.queue.core.restore(job.ticket, row["worker_id"])
             self.put_back(job, "the backend ended", counted=True)
             return
         job.state, job.worker, job.assigned_us = IN_PROGRESS, row["worker_id"], row["assigned_us"]
         job.started = now - (now_us - row["assigned_us"]) / 1e6
-        self.live[job.id] = job
-        self.deadlines.watch(job)
+        self._enter(job)
         self.queue.core.restore(job.ticket, row["worker_id"])
 
     async def retry(self, job_id: str) -> JobView:
@@ -307,6 +314,8 @@ class JobBoard:
             raise
         job.state, job.final = state, settled_view(job, state, output, error, now_us)
         del self.live[job.id]
+        if job.key is not None and self.holders is not None:
+            self.holders.let_go(job.key)
         if job.body is not None:
             self._kept -= len(job.body)
         for name in ("completed", "failed"):
@@ -494,7 +503,7 @@ class JobBoard:
             id=job.id, endpoint_id=self.endpoint_id, endpoint=self.name, route="/run", streamed=False,
             arrived_us=job.queued_us, worker_id=job.worker, queue_s=(begun - job.queued_us) / 1e6,
             total_s=(now_us - job.queued_us) / 1e6, status=STATUS[state], error=error,
-            retries=job.retried, origin=dict(parse_qsl(job.ticket.client)),
+            retries=job.retried, origin={} if job.key else dict(parse_qsl(job.ticket.client)), key=job.key,
         )  # fmt: skip
         if worker is not None:
             record.rate = worker.rate

@@ -25,6 +25,7 @@ STREAM_HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+TRACE_HEADERS = (b"traceparent", b"tracestate")
 
 
 class ClientGone(Exception):
@@ -34,6 +35,8 @@ class ClientGone(Exception):
 class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.extra: list[tuple[bytes, bytes]] = []  # headers of the answer, whatever it will be
+        self._raw: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive = receive
         self._send = send
         self._watcher: asyncio.TimerHandle | asyncio.Task[None] | None = None
@@ -69,6 +72,12 @@ class Exchange:
         """notebook, session: form-encoded in one header."""
         return dict(parse_qsl(self.client))
 
+    def trace(self) -> list[tuple[bytes, bytes]]:
+        """The headers of W3C Trace Context as they came; `tracestate` may come several times."""
+        if b"traceparent" not in self.headers and b"tracestate" not in self.headers:
+            return []
+        return [(n, value) for n, value in self._raw if n in TRACE_HEADERS and value.isascii()]
+
     def watch(self) -> None:
         """From now on, the client's going away cancels the task that calls this."""
         task = asyncio.current_task()
@@ -94,6 +103,8 @@ class Exchange:
 
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.committed = True
+        if self.extra:
+            headers = [*headers, *self.extra]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def send(self, body: bytes, *, more: bool = True) -> None:

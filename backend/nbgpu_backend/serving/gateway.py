@@ -19,16 +19,16 @@ from nbgpu_backend.clock import Clock
 from nbgpu_backend.domain.dispatch import Ticket
 from nbgpu_backend.domain.names import did_you_mean
 from nbgpu_backend.domain.pricing import plain
+from nbgpu_backend.domain.trace import trace_id
 from nbgpu_backend.errors import (
     BadRequest,
     HoldTimeout,
     NbgpuError,
     NotFound,
-    Unauthorized,
     UpstreamError,
     WorkerDied,
 )
-from nbgpu_backend.serving.auth import Token
+from nbgpu_backend.serving.auth import Access, check_endpoint
 from nbgpu_backend.serving.exchange import (
     STREAM_HEADERS,
     ClientGone,
@@ -37,6 +37,7 @@ from nbgpu_backend.serving.exchange import (
     Scope,
     Send,
 )
+from nbgpu_backend.serving.keys import Key
 from nbgpu_backend.serving.stream import StreamMeter, ask_for_usage, comment
 from nbgpu_backend.serving.target import Directory, Record, Sink, Target
 from nbgpu_backend.serving.upstream import BROKEN
@@ -58,13 +59,13 @@ class Gateway:
         sink: Sink,
         clock: Clock,
         wire: Wire,
-        token: Token,
+        access: Access,
     ) -> None:
         self._directory = directory
         self._sink = sink
         self._clock = clock
         self._wire = wire
-        self._token = token
+        self._access = access
 
     @staticmethod
     def owns(path: str) -> re.Match[str] | None:
@@ -75,12 +76,12 @@ class Gateway:
         match = PATH.fullmatch(scope["path"])
         assert match is not None
         try:
-            self._authorize(exchange)
+            key = self._access.of(exchange.headers)
             name, route = match["endpoint"], match["route"]
             if scope["method"] == "GET":
-                await self._get(exchange, name, route)
+                await self._get(exchange, key, name, route)
             elif scope["method"] == "POST":
-                await self._post(exchange, name, route)
+                await self._post(exchange, key, name, route)
             else:
                 raise BadRequest(
                     f"{scope['method']} is not served here.", "Use POST.", code="method"
@@ -90,15 +91,10 @@ class Gateway:
         except NbgpuError as error:
             await exchange.fail(error)
 
-    def _authorize(self, exchange: Exchange) -> None:
-        if not self._token.given_in(exchange.headers):
-            raise Unauthorized(
-                "The API key is missing or wrong.",
-                "Use the token of NBGPU_HOME/run/backend.json, or nbgpu.connect().",
-            )
-
-    def _target(self, name: str) -> Target:
+    def _target(self, key: Key | None, name: str) -> Target:
         target = self._directory.find(name)
+        if key is not None:
+            check_endpoint(key, target, name)
         if target is None:
             hint = did_you_mean(name, self._directory.names())
             raise NotFound(
@@ -108,10 +104,14 @@ class Gateway:
             )
         return target
 
-    async def _get(self, exchange: Exchange, name: str | None, route: str) -> None:
+    async def _get(self, exchange: Exchange, key: Key | None, name: str | None, route: str) -> None:
         """Models are answered here: asking what there is wakes nobody."""
-        found_here = [self._target(name)] if name else self._directory.targets()
-        targets = [target for target in found_here if not target.pulls]
+        found_here = [self._target(key, name)] if name else self._directory.targets()
+        targets = [
+            target
+            for target in found_here
+            if not target.pulls and (key is None or target.id == key.endpoint_id)
+        ]
         if route == "/v1/models":
             body: dict[str, Any] = {"object": "list", "data": [_model(t) for t in targets]}
         elif route.startswith("/v1/models/"):
@@ -130,14 +130,16 @@ class Gateway:
             )
         await exchange.answer(200, json.dumps(body).encode())
 
-    async def _post(self, exchange: Exchange, name: str | None, route: str) -> None:
+    async def _post(
+        self, exchange: Exchange, key: Key | None, name: str | None, route: str
+    ) -> None:
         arrived, arrived_us = self._clock.elapsed(), self._clock.now()
         body = await exchange.body()
         parsed = _parse(body)
         model = parsed.get("model")
         if name is None and not isinstance(model, str):
             raise BadRequest("The request names no model.", "Set 'model' to an endpoint's name.")
-        target = self._target(name if name is not None else str(model))
+        target = self._target(key, name if name is not None else str(model))
         if target.pulls:
             raise NotFound(
                 f"'{target.name}' is a handler: it takes jobs, not chats.",
@@ -166,7 +168,16 @@ class Gateway:
             arrived_us=arrived_us,
             origin=exchange.origin(),
         )
-        await _Request(self, exchange, target, record, body, arrived, strip).run()
+        request = _Request(self, exchange, target, record, body, arrived, strip)
+        if key is None:
+            await request.run()
+            return
+        record.key = key.id
+        self._access.enter(key, exchange, route)
+        try:
+            await request.run()
+        finally:
+            key.allowance.leave()
 
 
 class _Request:
@@ -195,6 +206,10 @@ class _Request:
         self._talkative = record.streamed and exchange.headers.get(b"x-nbgpu-progress") == b"1"
         self._next_beat = arrived + (0.0 if self._talkative else self._limits.heartbeat_s)
         self._meter: StreamMeter | None = None
+        self._trace = exchange.trace()
+        parents = [value for name, value in self._trace if name == b"traceparent"]
+        if len(parents) == 1:
+            record.trace = trace_id(parents[0].decode())
 
     async def run(self) -> None:
         record, exchange = self._record, self._exchange
@@ -220,7 +235,7 @@ class _Request:
             raise refusal
         ticket = Ticket(
             self._record.id,
-            client=self._exchange.client,
+            client=self._record.key or self._exchange.client,
             arrived=self._arrived,
             deadline=self._arrived + limits.hold_s,
         )
@@ -276,6 +291,8 @@ class _Request:
         first = min(end, now + limits.first_byte_s) if self._record.streamed else end
         slow = f"the worker sent no first byte within {first - now:g} s"
         head = worker.head(self._record.route)
+        if self._trace:
+            head += b"".join(b"%b: %b\r\n" % header for header in self._trace)
         answer = await self._wait(self._wire.post(worker.port, head, self._body), first, slow)
         try:
             if answer.status in SICK and await self._target.suspect(worker.id):

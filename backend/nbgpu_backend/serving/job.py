@@ -24,6 +24,7 @@ class Job:
     execution_s: float
     body: bytes | None = None  # None: it is read from the store when a worker takes it
     webhook: str | None = None
+    key: str | None = None  # the id of the key that it came with
     state: str = IN_QUEUE
     worker: str | None = None
     assigned_us: int | None = None

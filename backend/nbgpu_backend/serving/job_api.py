@@ -7,10 +7,11 @@ every answer of /stream, both times and the worker in every job object, `status`
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -24,10 +25,11 @@ from nbgpu_backend.domain.jobs import (
     read_submission,
 )
 from nbgpu_backend.domain.names import RESERVED, did_you_mean
-from nbgpu_backend.errors import BadRequest, NbgpuError, NotFound, Unauthorized
-from nbgpu_backend.serving.auth import Token
+from nbgpu_backend.errors import BadRequest, Forbidden, NbgpuError, NotFound
+from nbgpu_backend.serving.auth import Access, check_endpoint
 from nbgpu_backend.serving.exchange import ClientGone, Exchange, Receive, Scope, Send
 from nbgpu_backend.serving.external import ExternalWorkers
+from nbgpu_backend.serving.keys import Key
 from nbgpu_backend.serving.target import Directory, Target
 
 log = logging.getLogger(__name__)
@@ -49,10 +51,10 @@ JOB_CANCELLED = "job_cancelled"
 
 
 class JobApi:
-    def __init__(self, directory: Directory, externals: ExternalWorkers, token: Token) -> None:
+    def __init__(self, directory: Directory, externals: ExternalWorkers, access: Access) -> None:
         self._directory = directory
         self._externals = externals
-        self._token = token
+        self._access = access
 
     @staticmethod
     def owns(path: str) -> bool:
@@ -86,13 +88,15 @@ class _Call:
         self._method = scope["method"]
         self._verb, self._first, self._second = match["verb"], match["first"], match["second"]
         self._name = match["endpoint"]
+        self._key: Key | None = None
         self._query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
 
     async def answer(self) -> None:
-        if not self._api._token.given_in(self.exchange.headers):
-            raise Unauthorized(
-                "The API key is missing or wrong.",
-                "Use the token of NBGPU_HOME/run/backend.json, or nbgpu.connect().",
+        self._key = self._api._access.of(self.exchange.headers)
+        if self._key is not None and self._verb in WORKER_VERBS:
+            raise Forbidden(
+                f"/{self._verb} is for workers, and a key is for those who send them jobs.",
+                "Use the token of NBGPU_HOME/run/backend.json.",
             )
         target = self._target()
         needs = ARGUMENTS.get(self._verb, 0)
@@ -105,6 +109,8 @@ class _Call:
 
     def _target(self) -> Target:
         target = self._api._directory.find(self._name)
+        if self._key is not None:
+            check_endpoint(self._key, target, self._name)
         if target is None:
             hint = did_you_mean(self._name, self._api._directory.names())
             raise NotFound(
@@ -132,7 +138,23 @@ class _Call:
             raise BadRequest(str(error), 'For example: {"input": {"prompt": "Hello"}}') from None
         if (refusal := target.refusal()) is not None:
             raise refusal
-        return await target.board.submit(submission, raw, self.exchange.client, sync=sync)
+        key = self._key
+        if key is None:
+            return await target.board.submit(submission, raw, self.exchange.client, sync=sync)
+        with self._entered(key):
+            return await target.board.submit(submission, raw, key.id, sync=sync, key=key.id)
+
+    @contextlib.contextmanager
+    def _entered(self, key: Key | None) -> Iterator[None]:
+        """Within the limits of its key, while it is stored; from then on the job itself counts."""
+        if key is None:
+            yield
+            return
+        self._api._access.enter(key, self.exchange, "/" + self._verb)
+        try:
+            yield
+        finally:
+            key.allowance.leave()
 
     async def _status(self, target: Target) -> None:
         await self._whole((await target.board.view(self._first or "")).body())
@@ -161,7 +183,8 @@ class _Call:
     async def _retry(self, target: Target) -> None:
         if (refusal := target.refusal()) is not None:
             raise refusal
-        view = await target.board.retry(self._first or "")
+        with self._entered(self._key):
+            view = await target.board.retry(self._first or "")
         await self._json({"id": view.id, "status": view.state})
 
     async def _purge_queue(self, target: Target) -> None:

@@ -107,6 +107,8 @@ class Record:
     share_s: float = 0.0
     rate: Decimal = Decimal(0)
     origin: Mapping[str, Any] = field(default_factory=dict)
+    key: str | None = None  # the id of the key that it came with; None: the token
+    trace: str | None = None  # the id of the trace that it is part of
 
     def cost_of(self, share_s: float) -> Decimal:
         """Dollars for a part, in seconds, of the worker's busy time."""
@@ -115,3 +117,11 @@ class Record:
 
 class Sink(Protocol):
     def request(self, record: Record) -> None: ...
+
+
+class Holders(Protocol):
+    """Who is told which key has how many jobs without an end; both take the key's id."""
+
+    def hold(self, key_id: str) -> None: ...
+
+    def let_go(self, key_id: str) -> None: ...

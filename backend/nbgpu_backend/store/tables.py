@@ -137,6 +137,7 @@ jobs = Table(
     Column("error", String),
     Column("chunks_read", Integer, nullable=False),
     Column("history", String, nullable=False),  # a JSON array a line: [at_us, what, why]
+    Column("api_key", String),  # the id of the key that it came with
 )
 Index("jobs_by_endpoint", jobs.c.endpoint_id, jobs.c.created_us)
 Index("jobs_live", jobs.c.created_us, sqlite_where=text("finished_us IS NULL"))
@@ -160,6 +161,22 @@ job_counts = Table(
     Column("completed", Integer, nullable=False),
     Column("failed", Integer, nullable=False),
     Column("retried", Integer, nullable=False),
+)
+
+# What opens one endpoint's data routes. The secret itself is nowhere.
+keys = Table(
+    "keys",
+    state,
+    Column("id", String, primary_key=True),
+    Column("endpoint_id", String, nullable=False, index=True),
+    Column("hash", Bytes, nullable=False),  # SHA-256
+    Column("prefix", String, nullable=False),
+    Column("label", String, nullable=False),
+    Column("per_minute", Integer),  # NULL: no limit
+    Column("at_once", Integer),
+    Column("created_us", BigInteger, nullable=False),
+    Column("used_us", BigInteger),
+    Column("revoked_us", BigInteger),
 )
 
 requests = Table(
@@ -188,9 +205,25 @@ requests = Table(
     Column("rate", String, nullable=False),
     Column("origin", JSON, nullable=False),
     Column("tier", String),  # of the cold start that it waited for
+    Column("key", String),  # the id of the key that it came with; NULL: the token
+    Column("trace", String),  # the id of the trace that it is part of
 )
 Index("requests_by_endpoint", requests.c.endpoint_id, requests.c.arrived_us)
 Index("requests_by_time", requests.c.arrived_us)
+
+# What came with each key, also of records that are gone. A part of a worker's busy time is priced by the
+# rate that it had, so there is a row for each.
+key_usage = Table(
+    "key_usage",
+    telemetry,
+    Column("key", String, primary_key=True),
+    Column("rate", String, primary_key=True),  # dollars an hour
+    Column("requests", BigInteger, nullable=False),
+    Column("tokens_in", BigInteger, nullable=False),
+    Column("tokens_out", BigInteger, nullable=False),
+    Column("share_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
 
 worker_states = Table(
     "worker_states",

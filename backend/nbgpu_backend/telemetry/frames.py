@@ -50,6 +50,8 @@ async def request_columns(database: Database, *, endpoint_id: str | None, since_
             "streamed": lambda r: bool(r["streamed"]),
             "notebook": lambda r: r["origin"].get("notebook"),
             "retries": lambda r: r["retries"],
+            "key": lambda r: r["key"],
+            "trace": lambda r: r["trace"],
             "cost": lambda r: plain(Decimal(r["rate"]) * r["share_us"] / 1_000_000 / 3600),
         },
     )

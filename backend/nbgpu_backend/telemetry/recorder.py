@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Table, insert
 
 from nbgpu_backend.store.database import Database
 from nbgpu_backend.store.tables import requests, worker_states
+from nbgpu_backend.telemetry import usage
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ class Recorder:
                 if self._rows.get(table.name) is mine:
                     del self._rows[table.name]
             connection.execute(INSERTS[table.name], mine)
+            if table is requests:
+                usage.write(connection, mine)
 
         self._database.writer.submit(work).add_done_callback(self._done)
 

@@ -8,5 +8,6 @@ HTML is escaped. No colours are set except small state marks that read on light 
     endpoint.py  EndpointView
     story.py     WhyView, LogView, Deleted
     events.py    EventListing
+    keys.py      NewKey, KeyListing, RevokedKey
     answer.py    Answer, what a model said
 """

@@ -17,6 +17,7 @@ MODULES = (
     "nbgpu.verbs.scaling",
     "nbgpu.verbs.asking",
     "nbgpu.verbs.jobs",
+    "nbgpu.verbs.keys",
     "nbgpu.verbs.charting",
     "nbgpu.verbs.machine",
 )

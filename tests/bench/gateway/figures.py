@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -72,7 +72,7 @@ Load = tuple[str, int]  # kind, connections
 
 
 class Figures:
-    def __init__(self, measured: Iterable[Measured]) -> None:
+    def __init__(self, measured: Iterable[Measured], names: Sequence[str] = NAMES) -> None:
         rows = list(measured)
         _add(rows)
         values: dict[tuple[str, int, str, str], list[float]] = defaultdict(list)
@@ -80,7 +80,7 @@ class Figures:
             for name, value in row.figures.items():
                 values[row.kind, row.connections, row.peer, name].append(value)
         self._spreads = {key: Spread.of(found) for key, found in values.items()}
-        self.peers = [name for name in NAMES if any(row.peer == name for row in rows)]
+        self.peers = [name for name in names if any(row.peer == name for row in rows)]
         self.loads: list[Load] = list(dict.fromkeys((row.kind, row.connections) for row in rows))
 
     def get(self, load: Load, peer: str, name: str) -> Spread | None:
@@ -164,9 +164,10 @@ class Figures:
                 self._bars(axis, kind, name)
                 axis.set(title=f"{TITLES[kind]}: {label}", yscale="log", xlabel="connections")
                 axis.title.set_fontsize(8)
-        axes[0][0].legend(fontsize=7)
+        handles, labels = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="lower center", ncols=len(labels), fontsize=8)
         figure.suptitle(title, fontsize=9)
-        figure.tight_layout()
+        figure.tight_layout(rect=(0, 0.04, 1, 1))
         figure.savefig(target, dpi=110)
         pyplot.close(figure)
 
@@ -183,7 +184,8 @@ class Figures:
                     heights.append(spread.median)
                     down.append(spread.median - spread.least)
                     up.append(spread.most - spread.median)
-            axis.bar(at, heights, width, label=peer, yerr=(down, up), error_kw={"lw": 0.7})
+            colour = f"C{NAMES.index(peer)}"
+            axis.bar(at, heights, width, label=peer, color=colour, yerr=(down, up), ecolor="0.3")
         axis.set_xticks(
             [n + 0.4 - width / 2 for n in range(len(loads))], [str(c) for _, c in loads]
         )

@@ -22,10 +22,8 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     given = parser.parse_args()
     only = tuple(name for name in given.only.split(",") if name)
-    if given.real:
-        found, figures = real.run(given.rounds), []
-    else:
-        found, figures = run(Plan(given.rounds, given.seconds, only))
+    plan = Plan(given.rounds, given.seconds, only)
+    found, figures = (real.run(given.rounds), []) if given.real else run(plan)
     if figures:
         keep(found, figures[0])
     if given.json:

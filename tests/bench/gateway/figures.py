@@ -48,7 +48,7 @@ TITLES = {
     PACED_STREAMS: "streams of 64 chunks, 20 ms apart",
 }  # fmt: skip
 COLUMNS = (
-    ("rate", "/s", "{:.0f}"), ("p50_ms", "p50 ms", "{:.2f}"), ("added_p50_ms", "added p50", "{:+.2f}"),
+    ("rate", "/s", "{}"), ("p50_ms", "p50 ms", "{:.2f}"), ("added_p50_ms", "added p50", "{:+.2f}"),
     ("p99_ms", "p99 ms", "{:.2f}"), ("first_byte_p50_ms", "first p50", "{:.2f}"),
     ("first_byte_p99_ms", "first p99", "{:.2f}"), ("merged_chunks", "merged/64", "{:.1f}"),
     ("cpu_s_per_1000", "CPU s/1000", "{:.3f}"), ("rss_mb", "RSS MB", "{:.0f}"),
@@ -120,9 +120,9 @@ class Figures:
         found = ((peer, self.get(load, peer, name)) for peer in self.peers)
         return {peer: spread for peer, spread in found if spread is not None}
 
-    def table(self) -> str:
+    def table(self, title: str = "") -> str:
         """A block for each kind; of the rate also the spread."""
-        lines: list[str] = []
+        lines = [title, ""] if title else []
         for kind in dict.fromkeys(kind for kind, _ in self.loads):
             loads = [load for load in self.loads if load[0] == kind]
             shown = [c for c in COLUMNS if any(self._of(load, c[0]) for load in loads)]
@@ -136,12 +136,13 @@ class Figures:
 
     def _line(self, load: Load, peer: str, shown: list[tuple[str, str, str]]) -> str:
         rate = self.get(load, peer, "rate")
-        range_ = f"{rate.least:.0f}..{rate.most:.0f}" if rate is not None else ""
+        range_ = f"{_rate(rate.least)}..{_rate(rate.most)}" if rate is not None else ""
         cells = ""
         for name, _, form in shown:
             spread = self.get(load, peer, name)
             hidden = peer == DIRECT and name in ("added_p50_ms", "cpu_s_per_1000", "rss_mb")
-            cells += f"{form.format(spread.median) if spread and not hidden else '-':>12}"
+            shape = _rate if name == "rate" else form.format
+            cells += f"{shape(spread.median) if spread and not hidden else '-':>12}"
         return f"  {load[1]:>4} {peer:<12}{range_:>18}{cells}"
 
     def plot(self, target: Path, title: str) -> None:
@@ -189,6 +190,10 @@ class Figures:
         axis.set_xticks(
             [n + 0.4 - width / 2 for n in range(len(loads))], [str(c) for _, c in loads]
         )
+
+
+def _rate(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def _add(rows: list[Measured]) -> None:

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from tests.bench import stand
-from tests.bench.gateway import busy, wrk
+from tests.bench.gateway import busy, environments, wrk
 from tests.bench.gateway.figures import Figures
 from tests.bench.gateway.peers import NAMES, lineup
 from tests.bench.gateway.rounds import CONNECTIONS, KINDS, Rounds
@@ -53,6 +53,7 @@ def run(plan: Plan) -> tuple[Report, list[Figures]]:
     found.more |= figures.keys()
     found.more["spread"] = figures.spreads()
     found.more["absent"] = dict(some.absent)
+    found.more["versions"] = environments.VERSIONS
     found.notes.append(
         f"{plan.rounds} rounds, {plan.seconds:g} s a load, medians; added p50: the difference of the medians "
         f"of one round; {stand.machine()}"

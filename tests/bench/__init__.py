@@ -6,6 +6,7 @@ side in one run, so that ratios and differences hold on a machine of any speed.
     report.py     figures, what was found wrong, and how both are printed
     stand.py      a backend and a home for one bench
     streaming.py  what the gateway adds to a stream
+    gateway/      the gateway beside nginx, vllm-router and LiteLLM
     load.py       `%load_ext nbgpu`
     idle.py       a backend that has nothing to do
     panel.py      from a change in the backend to its text in the panel, in a real browser

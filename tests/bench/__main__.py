@@ -9,9 +9,10 @@ import sys
 import time
 
 from tests.bench import coldstart, idle, jobs, kills, load, panel, soak, stand, streaming
+from tests.bench.gateway import short as gateway
 from tests.support.backend import CLONE
 
-BENCHES = (load, streaming, idle, jobs, panel, coldstart, kills, soak)
+BENCHES = (load, streaming, gateway, idle, jobs, panel, coldstart, kills, soak)
 
 
 def main() -> int:

@@ -62,7 +62,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> Report:
     found = Report("streaming: what the gateway adds to a chunk's way")
     with stand.backend() as process:
-        ways = _ways(process, "tiny")
+        ways = both_ways(process, "tiny")
         lone = asyncio.run(_rounds(ways, "tiny", given.streams, 1))
         _lags(found, "one by one", lone)
         _lags(found, f"{AT_ONCE} at once", asyncio.run(_rounds(ways, "tiny", 3, AT_ONCE)))
@@ -79,7 +79,7 @@ def run(given: argparse.Namespace) -> Report:
     return found
 
 
-def _ways(process: BackendProcess, name: str, **extras: Any) -> dict[str, Way]:
+def both_ways(process: BackendProcess, name: str, **extras: Any) -> dict[str, Way]:
     """Deploy, wake, and return both ways to the same worker."""
     process.deploy(name, workers={"min": 1, "max": 1}, nbgpu=extras)
     process.wait_state(name, "ready", 180)
@@ -170,7 +170,7 @@ def _lags(found: Report, what: str, streams: dict[str, list[Stream]]) -> None:
 def _real(found: Report, process: BackendProcess, model: str) -> None:
     """The same prompt and seed, greedy: the same text and tokens. The counts of chunks are shown only:
     vLLM itself puts tokens that are ready together into one, also for a direct client."""
-    ways = _ways(process, "llama", engine={"name": "vllm"}, model=model)
+    ways = both_ways(process, "llama", engine={"name": "vllm"}, model=model)
     body = {
         "model": "llama", "messages": [{"role": "user", "content": "Say something."}],
         "max_tokens": TOKENS, "temperature": 0, "seed": 7, "ignore_eos": True,

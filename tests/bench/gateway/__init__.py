@@ -11,5 +11,8 @@ take turns, so that what one run tells of them can be compared; figures of two r
     rounds.py        who is asked what, in which order
     counted.py       nbgpu's own count of requests beside what was sent
     figures.py       medians, spreads, table, plot
+    busy.py          nbgpu with other things going on beside it
+    real.py          a real vLLM worker behind it
+    short.py         the part of it that `make bench` runs
     run.py           one run from a plan to its report
 """

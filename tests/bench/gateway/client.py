@@ -65,7 +65,7 @@ async def streams(
     heard.seconds = max((one.last for one in opened), default=began) - began
     heard.cut = len(late)
     for one in opened:
-        one.close()
+        one.give_up()
     return heard
 
 
@@ -89,7 +89,11 @@ class _Stream(asyncio.Protocol):
         self._until = until
         self._ask()
 
-    def close(self) -> None:
+    def give_up(self) -> None:
+        self.ended.cancel()
+        self._close()
+
+    def _close(self) -> None:
         if self._transport is not None:
             self._transport.close()
 
@@ -110,7 +114,7 @@ class _Stream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self._parts and data[9:12] != b"200":
             self._heard.wrong.append(data[:400].decode("utf-8", "replace"))
-            self.close()
+            self._close()
             if not self.ended.done():
                 self.ended.set_result(None)
             return

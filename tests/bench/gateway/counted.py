@@ -29,6 +29,7 @@ class Counted:
 
     def records(self) -> None:
         """Every request that was counted is a record, and none ended otherwise than well or with its client."""
+        self._total = self._now()
         try:
             until(lambda: sum(self._statuses().values()) == self._total, within=10)
         except AssertionError:

@@ -36,13 +36,6 @@ def ensure(name: str) -> Path:
     return place.folder / "bin"
 
 
-def versions(name: str) -> dict[str, str]:
-    """What was installed with it: {distribution: version}."""
-    folder = Home.default().engines / "peers" / f"{name}-{VERSIONS[name]}"
-    found: dict[str, str] = json.loads((folder / "engine.json").read_text())["packages"]
-    return found
-
-
 def _build(place: Venv, name: str, version: str, lock: int) -> Mapping[str, Any]:
     _say(f"installing {name} {version} …")
     venv.EnvBuilder(with_pip=True, symlinks=True).create(place.folder)

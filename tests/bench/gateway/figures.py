@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -48,7 +48,7 @@ TITLES = {
     PACED_STREAMS: "streams of 64 chunks, 20 ms apart",
 }  # fmt: skip
 COLUMNS = (
-    ("rate", "/s", "{:.0f}"), ("p50_ms", "p50 ms", "{:.2f}"), ("added_p50_ms", "added p50", "{:+.2f}"),
+    ("rate", "/s", "{}"), ("p50_ms", "p50 ms", "{:.2f}"), ("added_p50_ms", "added p50", "{:+.2f}"),
     ("p99_ms", "p99 ms", "{:.2f}"), ("first_byte_p50_ms", "first p50", "{:.2f}"),
     ("first_byte_p99_ms", "first p99", "{:.2f}"), ("merged_chunks", "merged/64", "{:.1f}"),
     ("cpu_s_per_1000", "CPU s/1000", "{:.3f}"), ("rss_mb", "RSS MB", "{:.0f}"),
@@ -72,7 +72,7 @@ Load = tuple[str, int]  # kind, connections
 
 
 class Figures:
-    def __init__(self, measured: Iterable[Measured]) -> None:
+    def __init__(self, measured: Iterable[Measured], names: Sequence[str] = NAMES) -> None:
         rows = list(measured)
         _add(rows)
         values: dict[tuple[str, int, str, str], list[float]] = defaultdict(list)
@@ -80,7 +80,7 @@ class Figures:
             for name, value in row.figures.items():
                 values[row.kind, row.connections, row.peer, name].append(value)
         self._spreads = {key: Spread.of(found) for key, found in values.items()}
-        self.peers = [name for name in NAMES if any(row.peer == name for row in rows)]
+        self.peers = [name for name in names if any(row.peer == name for row in rows)]
         self.loads: list[Load] = list(dict.fromkeys((row.kind, row.connections) for row in rows))
 
     def get(self, load: Load, peer: str, name: str) -> Spread | None:
@@ -120,9 +120,9 @@ class Figures:
         found = ((peer, self.get(load, peer, name)) for peer in self.peers)
         return {peer: spread for peer, spread in found if spread is not None}
 
-    def table(self) -> str:
+    def table(self, title: str = "") -> str:
         """A block for each kind; of the rate also the spread."""
-        lines: list[str] = []
+        lines = [title, ""] if title else []
         for kind in dict.fromkeys(kind for kind, _ in self.loads):
             loads = [load for load in self.loads if load[0] == kind]
             shown = [c for c in COLUMNS if any(self._of(load, c[0]) for load in loads)]
@@ -136,12 +136,13 @@ class Figures:
 
     def _line(self, load: Load, peer: str, shown: list[tuple[str, str, str]]) -> str:
         rate = self.get(load, peer, "rate")
-        range_ = f"{rate.least:.0f}..{rate.most:.0f}" if rate is not None else ""
+        range_ = f"{_rate(rate.least)}..{_rate(rate.most)}" if rate is not None else ""
         cells = ""
         for name, _, form in shown:
             spread = self.get(load, peer, name)
             hidden = peer == DIRECT and name in ("added_p50_ms", "cpu_s_per_1000", "rss_mb")
-            cells += f"{form.format(spread.median) if spread and not hidden else '-':>12}"
+            shape = _rate if name == "rate" else form.format
+            cells += f"{shape(spread.median) if spread and not hidden else '-':>12}"
         return f"  {load[1]:>4} {peer:<12}{range_:>18}{cells}"
 
     def plot(self, target: Path, title: str) -> None:
@@ -164,9 +165,10 @@ class Figures:
                 self._bars(axis, kind, name)
                 axis.set(title=f"{TITLES[kind]}: {label}", yscale="log", xlabel="connections")
                 axis.title.set_fontsize(8)
-        axes[0][0].legend(fontsize=7)
+        handles, labels = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="lower center", ncols=len(labels), fontsize=8)
         figure.suptitle(title, fontsize=9)
-        figure.tight_layout()
+        figure.tight_layout(rect=(0, 0.04, 1, 1))
         figure.savefig(target, dpi=110)
         pyplot.close(figure)
 
@@ -183,10 +185,15 @@ class Figures:
                     heights.append(spread.median)
                     down.append(spread.median - spread.least)
                     up.append(spread.most - spread.median)
-            axis.bar(at, heights, width, label=peer, yerr=(down, up), error_kw={"lw": 0.7})
+            colour = f"C{NAMES.index(peer)}"
+            axis.bar(at, heights, width, label=peer, color=colour, yerr=(down, up), ecolor="0.3")
         axis.set_xticks(
             [n + 0.4 - width / 2 for n in range(len(loads))], [str(c) for _, c in loads]
         )
+
+
+def _rate(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def _add(rows: list[Measured]) -> None:

@@ -30,7 +30,7 @@ from tests.support.ports import free_port
 MODEL = "bench"
 ROUTE = "/v1/chat/completions"
 CONCURRENCY = 512  # of nbgpu's worker: above every load, so that nothing waits in the queue
-START_S = {"litellm": 180.0}
+LITELLM_START_S = 180.0
 LITELLM_KEY = "sk-bench"
 
 NGINX = """
@@ -190,7 +190,7 @@ def _litellm(folder: Path, worker: int) -> Iterator[Peer]:
         "--port", str(port), "--num_workers", "1",
     ]  # fmt: skip
     ready = _answers(port, "/health/liveliness")
-    with program(argv, place / "log", ready, within_s=START_S["litellm"], env=env) as pid:
+    with program(argv, place / "log", ready, within_s=LITELLM_START_S, env=env) as pid:
         yield Peer("litellm", port, Tree(pid), token=LITELLM_KEY, slow=True)
 
 

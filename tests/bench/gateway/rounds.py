@@ -65,7 +65,7 @@ class Rounds:
             for peer in [*peers[turn:], *peers[:turn]]:
                 if not peer.slow or number < SLOW_ROUNDS:
                     began = time.monotonic()
-                    self._peer(peer, number)
+                    self.one(peer, number, peer.name)
                     self.tell(f"round {number + 1}: {peer.name}, {time.monotonic() - began:.0f} s")
 
     def _warm(self, peer: Peer) -> None:
@@ -73,10 +73,11 @@ class Rounds:
             self._wrk(peer, kind, 16, 1)
         self._settle(peer)
 
-    def _peer(self, peer: Peer, number: int) -> None:
+    def one(self, peer: Peer, number: int, name: str) -> None:
+        """Every load once; what is measured goes by `name`."""
         for kind in self.kinds:
             for connections in self.connections:
-                measured = Measured(peer.name, kind, connections, number)
+                measured = Measured(name, kind, connections, number)
                 if kind == PACED_STREAMS:
                     self._client(peer, measured, paced=True)
                 else:

@@ -122,9 +122,13 @@ def descriptors(pid: int) -> dict[int, str]:
     return {int(fd.name): os.readlink(fd) for fd in folder.iterdir()}
 
 
+# dispositions; how many signals are queued is the whole user's, and changes by itself
+SIGNALS = ("SigBlk", "SigIgn", "SigCgt")
+
+
 def signals(pid: int) -> dict[str, str]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return dict(line.split(":\t") for line in lines if line.startswith("Sig"))
+    return dict(line.split(":\t") for line in lines if line.startswith(SIGNALS))
 
 
 # --- what is forked

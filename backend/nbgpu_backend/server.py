@@ -26,11 +26,15 @@ from nbgpu_backend.errors import BackendError, DiskError
 from nbgpu_backend.home import Home
 from nbgpu_backend.providers.base import WorkerHost
 from nbgpu_backend.providers.local.provider import LocalProvider
+from nbgpu_backend.serving.sockets import MESSAGE_LIMIT
 
 log = logging.getLogger(__name__)
 
 BIND_TRIES, BIND_PAUSE_S = 10, 0.05
 CLOSE_S = 5  # how long open connections may delay the end
+# A websocket that answers no ping for so long is let go. Long, since one whose messages wait for a slow
+# worker is not read from, and its pong waits behind them.
+PONG_S = 300.0
 
 
 def version() -> str:
@@ -73,7 +77,11 @@ async def serve(
         access_log=False,
         lifespan="off",
         http="httptools",
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=MESSAGE_LIMIT,
+        ws_per_message_deflate=False,  # the workers are a loopback away, and so is most often the client
+        ws_ping_timeout=PONG_S,
+        proxy_headers=False,  # nobody's X-Forwarded-For changes who the client is
         timeout_keep_alive=60,
         timeout_graceful_shutdown=CLOSE_S,
         server_header=False,

@@ -14,6 +14,7 @@ from nbgpu_backend.api.router import Router
 from nbgpu_backend.control.core import Core
 from nbgpu_backend.errors import NbgpuError
 from nbgpu_backend.serving.auth import Token
+from nbgpu_backend.serving.balancer import Balancer
 from nbgpu_backend.serving.gateway import Gateway
 from nbgpu_backend.serving.job_api import JobApi
 
@@ -30,5 +31,7 @@ def build(core: Core, token: str, version: str, shutdown: Callable[[bool], None]
     app.add_exception_handler(ValidationError, problems.on_invalid)
     app.add_exception_handler(HTTPException, problems.on_http)
     services, key = core.services, Token(token)
-    gateway = Gateway(core.endpoints, core.endpoints.sink, services.clock, services.session, key)
-    return Router(gateway, JobApi(core.endpoints, services.externals, key), app, key)
+    known = (core.endpoints, core.endpoints.sink, services.clock)
+    gateway = Gateway(*known, services.session, key)
+    balancer = Balancer(*known, services.fresh_session, key)
+    return Router(gateway, balancer, JobApi(core.endpoints, services.externals, key), app, key)

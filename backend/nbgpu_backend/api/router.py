@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from nbgpu_backend.errors import NotFound
 from nbgpu_backend.schema.common import Problem
 from nbgpu_backend.serving.auth import Token
+from nbgpu_backend.serving.balancer import Balancer
 from nbgpu_backend.serving.exchange import Exchange, Receive, Scope, Send
 from nbgpu_backend.serving.gateway import Gateway
 from nbgpu_backend.serving.job_api import JobApi
+from nbgpu_backend.serving.problems import PROBLEM_HEADERS
+from nbgpu_backend.serving.sockets import refuse
 
 UNAUTHORIZED = (
     Problem(
@@ -18,19 +22,28 @@ UNAUTHORIZED = (
     .model_dump_json(by_alias=True)
     .encode()
 )
-PROBLEM_HEADERS = [(b"content-type", b"application/problem+json")]
+NO_SOCKET = NotFound(
+    "No websocket is served here.", "Those of a load balancer are at /lb/NAME/.", code="no_route"
+)
 
 
 class Router:
-    def __init__(self, gateway: Gateway, jobs: JobApi, app: object, token: Token) -> None:
+    def __init__(
+        self, gateway: Gateway, balancer: Balancer, jobs: JobApi, app: object, token: Token
+    ) -> None:
         self._gateway = gateway
+        self._balancer = balancer
         self._jobs = jobs
         self._app = app
         self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)  # type: ignore[operator]
+        elif Balancer.owns(scope):
+            await self._balancer(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await refuse(send, NO_SOCKET)
         elif Gateway.owns(scope["path"]):
             await self._gateway(scope, receive, send)
         elif JobApi.owns(scope["path"]):

@@ -94,6 +94,7 @@ class Core:
                 memory=MemoryKeeper(host, clock),
                 fetcher=Fetcher(home, clock),
                 session=upstream,
+                fresh_session=session(fresh=True),
                 jobs=jobs,
                 webhooks=Webhooks(jobs, upstream),
                 externals=ExternalWorkers(clock),
@@ -152,6 +153,7 @@ class Core:
         self.services.webhooks.close()
         self.services.externals.close()
         await self.services.session.close()
+        await self.services.fresh_session.close()
         await asyncio.to_thread(self._close_stores)
 
     def _close_stores(self) -> None:

@@ -39,6 +39,7 @@ class Services:
     provider: WorkerHost
     fetcher: Fetcher
     session: aiohttp.ClientSession
+    fresh_session: aiohttp.ClientSession  # a connection a request
     jobs: JobStore
     webhooks: Webhooks
     externals: ExternalWorkers

@@ -113,7 +113,7 @@ class Gateway:
     async def _get(self, exchange: Exchange, name: str | None, route: str) -> None:
         """Models are answered here: asking what there is wakes nobody."""
         found_here = [self._target(name)] if name else self._directory.targets()
-        targets = [target for target in found_here if not target.pulls]
+        targets = [t for t in found_here if not t.pulls and not t.balances]
         if route == "/v1/models":
             body: dict[str, Any] = {"object": "list", "data": [_model(t) for t in targets]}
         elif route.startswith("/v1/models/"):
@@ -144,6 +144,12 @@ class Gateway:
             raise NotFound(
                 f"'{target.name}' is a handler: it takes jobs, not chats.",
                 f"Send them to /v2/{target.name}/run or /v2/{target.name}/runsync.",
+                code="not_a_model",
+            )
+        if target.balances:
+            raise NotFound(
+                f"'{target.name}' is a load balancer: its own HTTP server answers, not this route.",
+                f"Send it to /lb/{target.name}{route}.",
                 code="not_a_model",
             )
         if isinstance(model, str) and model == target.id:

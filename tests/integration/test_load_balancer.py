@@ -171,9 +171,9 @@ def test_redirects_and_cookies_pass_untouched(site: BackendProcess) -> None:
 
 
 def test_events_come_one_by_one(site: BackendProcess) -> None:
-    with site.http.stream("GET", "/lb/site/events?n=5") as answer:
+    with site.http.stream("GET", "/lb/site/events?n=20") as answer:
         late = [time.time() - float(line.split()[2]) for line in answer.iter_lines() if line]
-    assert len(late) == 5 and max(late) < 0.04
+    assert len(late) == 20 and max(late) < 0.5  # they take a second in all
     with site.http.stream("GET", "/lb/site/chunks?n=3") as answer:
         assert list(answer.iter_text()) == ["0\n", "1\n", "2\n"]
     assert site.records("site", 1)[-1]["route"] == "lb"
@@ -340,3 +340,87 @@ def test_a_worker_that_says_so_gets_no_requests_and_is_ended_only_if_it_is_sick(
     httpx.get(f"{url}/health-is?code=0", headers=direct)
     back = shared_backend.worker("aside", "idle")
     assert back["pid"] == worker["pid"] and http.get("/lb/aside/echo").status_code == 200
+
+
+# --- affinity -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pair(shared_backend: BackendProcess) -> tuple[str, str]:
+    """The ids of the two workers of the endpoint `pair`, of one slot each."""
+    deploy(shared_backend, "pair", concurrency=1, workers={"min": 2, "max": 2})
+    ids = until(lambda: [w["id"] for w in shared_backend.row("pair")["workers"] if w["state"] == "idle"][1:]
+                and [w["id"] for w in shared_backend.row("pair")["workers"]])  # fmt: skip
+    return ids[0], ids[1]
+
+
+def bound(backend: BackendProcess, name: str, wish: str, path: str = "/echo") -> httpx.Response:
+    with backend.client() as client:
+        return client.get(f"/lb/{name}{path}", headers={"X-Runpod-Worker-Id": wish})
+
+
+def test_a_wish_is_followed_while_there_is_room(
+    shared_backend: BackendProcess, pair: tuple[str, str]
+) -> None:
+    for worker in pair * 2:
+        assert bound(shared_backend, "pair", worker).headers[WORKER] == worker
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(bound, shared_backend, "pair", pair[0], "/sleep?s=1")
+        until(lambda: shared_backend.row("pair")["held"] == 1)
+        assert bound(shared_backend, "pair", pair[0]).headers[WORKER] == pair[1]
+        assert long.result().headers[WORKER] == pair[0]
+    assert bound(shared_backend, "pair", "w-nobody").status_code == 200
+
+
+def test_a_strict_request_waits_for_its_worker_and_nobody_waits_for_it(
+    shared_backend: BackendProcess, pair: tuple[str, str]
+) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        long = pool.submit(bound, shared_backend, "pair", pair[0], "/sleep?s=1")
+        until(lambda: shared_backend.row("pair")["held"] == 1)
+        strict = pool.submit(bound, shared_backend, "pair", f"strict {pair[0]}")
+        until(lambda: shared_backend.row("pair")["queued"] == 1)
+        assert bound(shared_backend, "pair", "").headers[WORKER] == pair[1]
+        assert not strict.done()
+        assert strict.result().headers[WORKER] == long.result().headers[WORKER] == pair[0]
+
+
+def test_a_strict_request_fails_in_the_words_of_runpod(
+    shared_backend: BackendProcess, pair: tuple[str, str]
+) -> None:
+    gone = bound(shared_backend, "pair", "strict w-nobody")
+    assert gone.status_code == 404 and gone.json()["nbgpu"]["code"] == "affinity_worker_gone"
+    assert bound(shared_backend, "pair", "sticky w-1").status_code == 400
+    deploy(shared_backend, "late", concurrency=1, nbgpu={"policy": {"affinityS": 0.5}})
+    with ThreadPoolExecutor(1) as pool:
+        worker = bound(shared_backend, "late", "").headers[WORKER]
+        long = pool.submit(bound, shared_backend, "late", worker, "/sleep?s=2")
+        until(lambda: shared_backend.row("late")["held"] == 1)
+        late = bound(shared_backend, "late", f"strict {worker}")
+        assert late.status_code == 400 and late.json()["nbgpu"]["code"] == "worker_timeout"
+        assert long.result().status_code == 200
+
+
+def test_who_waits_for_a_worker_that_ends_hears_of_it(shared_backend: BackendProcess) -> None:
+    deploy(shared_backend, "ends", concurrency=1)
+    worker = bound(shared_backend, "ends", "").headers[WORKER]
+    with ThreadPoolExecutor(2) as pool:
+        long = pool.submit(shared_backend.client().post, "/lb/ends/sleep?s=30", content=b"x")
+        until(lambda: shared_backend.row("ends")["held"] == 1)
+        strict = pool.submit(bound, shared_backend, "ends", f"strict {worker}")
+        until(lambda: shared_backend.row("ends")["queued"] == 1)
+        os.kill(shared_backend.worker("ends")["pid"], signal.SIGKILL)
+        assert strict.result().status_code == 404
+        assert long.result().status_code == 502
+
+
+def test_a_parked_worker_is_woken_for_strict_resume_alone(shared_backend: BackendProcess) -> None:
+    limits = {"min": 0, "max": 1, "idleTimeout": 1}
+    deploy(shared_backend, "parks", workers=limits, nbgpu={"policy": {"parkS": 600}})
+    first = bound(shared_backend, "parks", "")
+    shared_backend.worker("parks", "parked")
+    worker = first.headers[WORKER]
+    assert bound(shared_backend, "parks", f"strict {worker}").status_code == 404
+    woken = bound(shared_backend, "parks", f"strict-resume {worker}")
+    assert woken.status_code == 200 and woken.headers[WORKER] == worker
+    assert woken.json()["pid"] == first.json()["pid"]

@@ -15,7 +15,8 @@ It answers 204 for --initialising-s after --startup-s. What is asked for in no o
     /redirect         303 to /elsewhere, with two cookies
     /health-is?code=C what the health path answers from now on; 0: as before
     /ws               a websocket: text and bytes come back; `close CODE REASON`, `burst N BYTES` and
-                      `stall SECONDS` are obeyed, `die` kills; /ws-no refuses with 403
+                      `stall SECONDS` are obeyed, after `swallow` bytes are only counted for `swallowed`,
+                      `die` kills; /ws-no refuses with 403
 """
 
 from __future__ import annotations
@@ -166,9 +167,13 @@ class App:
             protocols=("chat.v2", "chat.v1"), max_msg_size=0, compress=False
         )
         await socket.prepare(request)
+        swallowed: int | None = None
         async for message in socket:
             if message.type is WSMsgType.BINARY:
-                await socket.send_bytes(message.data)
+                if swallowed is None:
+                    await socket.send_bytes(message.data)
+                else:
+                    swallowed += len(message.data)
                 continue
             word, _, rest = str(message.data).partition(" ")
             if word == "close":
@@ -180,6 +185,10 @@ class App:
                     await socket.send_bytes(bytes(size))
             elif word == "stall":
                 await asyncio.sleep(float(rest))
+            elif word == "swallow":
+                swallowed = 0
+            elif word == "swallowed":
+                await socket.send_str(str(swallowed))
             elif word == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             elif word == "headers":

@@ -108,7 +108,10 @@ class Balancer:
             raw_path,
             prefix,
             affinity.read(value_of(scope["headers"], affinity.HEADER)),
-            self._token.given_in(exchange.headers),
+            any(
+                name == b"authorization" and self._token.given_in({name: value})
+                for name, value in scope["headers"]
+            ),
             exchange.client,
             exchange.origin(),
         )

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -23,14 +24,20 @@ from nbgpu_backend.api.app import build
 from nbgpu_backend.clock import Clock, SystemClock, boot_id
 from nbgpu_backend.control.core import Core
 from nbgpu_backend.errors import BackendError, DiskError
+from nbgpu_backend.front import front
 from nbgpu_backend.home import Home
 from nbgpu_backend.providers.base import WorkerHost
 from nbgpu_backend.providers.local.provider import LocalProvider
+from nbgpu_backend.serving.sockets import MESSAGE_LIMIT
 
 log = logging.getLogger(__name__)
 
+OPEN_FILES = 65_536
 BIND_TRIES, BIND_PAUSE_S = 10, 0.05
 CLOSE_S = 5  # how long open connections may delay the end
+# A websocket that answers no ping for so long is let go. Long, since one whose messages wait for a slow
+# worker is not read from, and its pong waits behind them.
+PONG_S = 300.0
 
 
 def version() -> str:
@@ -72,9 +79,12 @@ async def serve(
         log_level="warning",
         access_log=False,
         lifespan="off",
-        http="httptools",
-        ws="none",
-        proxy_headers=False,  # nobody stands before us
+        http=front(_open_files()),
+        ws="websockets-sansio",
+        ws_max_size=MESSAGE_LIMIT,
+        ws_per_message_deflate=False,  # the workers are a loopback away, and so is most often the client
+        ws_ping_timeout=PONG_S,
+        proxy_headers=False,  # nobody's X-Forwarded-For changes who the client is
         timeout_keep_alive=60,
         timeout_graceful_shutdown=CLOSE_S,
         server_header=False,
@@ -129,6 +139,17 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.bound.set()
+
+
+def _open_files() -> int:
+    """As many as the system lets this process have: each client and each request to a worker is
+    one. What it starts inherits the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _bind(former: runtime.Backend | None) -> socket.socket:

@@ -107,7 +107,11 @@ def _outcome(client: Client, first: Endpoint, found: Endpoint) -> str:
         return f"{found.name} is changed, and its workers with it: {changes}.{troubled}"
     ask = "%%gpu ask" if client.face == "magic" else "nbgpu ask"
     then = f"Ask it with: {ask} {found.name}"
-    if n.model.source == "handler":
+    from nbgpu_backend.schema.endpoints import BalancerUrls  # loaded by now, for `found`
+
+    if isinstance(found.request_urls, BalancerUrls):
+        then = f"It is reached at {n.base_url}/ with the token in the header X-Nbgpu-Key"
+    elif n.model.source == "handler":
         then = f"Its jobs are posted to {found.request_urls.run}"
     said = (
         f"{found.name} is deployed: {limits.min} to {limits.max} workers, "

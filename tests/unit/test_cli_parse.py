@@ -47,7 +47,7 @@ def test_deploy_reads_all_its_options() -> None:
         "model": "Org/M", "name": "chat", "on": "local", "gpu": ["H100", "A100"], "cpu": None,
         "workers": 3, "always_on": 1, "idle": 300, "delay": 0.5, "per_worker": None,
         "tiers": ["parked", "preimported"], "park": 600, "env": {"A": "1", "B": "x=y"}, "engine": "command",
-        "take": True, "engine_options": ["--name", "theirs", "-x"],
+        "lb": False, "take": True, "engine_options": ["--name", "theirs", "-x"],
     }  # fmt: skip
 
 

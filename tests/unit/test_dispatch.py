@@ -96,11 +96,12 @@ class AnyOrder(RuleBasedStateMachine):
         self.pulling: list[str] = []
         self.made = 0
 
-    def make(self, client: str, priority: int = 0, low: bool = False) -> Ticket:
+    def make(
+        self, client: str, priority: int = 0, low: bool = False, **named: str | None
+    ) -> Ticket:
         self.made += 1
-        one = Ticket(
-            f"t{self.made}", client, float(-self.made % 7), 1e9, priority, low, durable=low
-        )
+        arrived = float(-self.made % 7)
+        one = Ticket(f"t{self.made}", client, arrived, 1e9, priority, low, durable=low, **named)
         self.open.append(one)
         return one
 
@@ -113,6 +114,12 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(client=st.sampled_from("abc"), priority=st.integers(0, 2), low=st.booleans())
     def arrive(self, client: str, priority: int, low: bool) -> None:
         self.queue.admit(self.make(client, priority, low))
+        self.match()
+
+    @rule(client=st.sampled_from("abc"), worker=st.integers(0, 4), strict=st.booleans())
+    def arrives_for_a_worker(self, client: str, worker: int, strict: bool) -> None:
+        """One that is there, that is gone, or that has not come yet."""
+        self.queue.admit(self.make(client, **{"only" if strict else "near": f"w{worker}"}))
         self.match()
 
     @rule(client=st.sampled_from("abc"), data=st.data())
@@ -163,19 +170,27 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def match(self) -> None:
-        """In their order, each to the worker that holds least; none is left beside a free slot."""
+        """In their order, each to the worker that it names, else to the one that holds least; none is
+        left beside a free slot that would do."""
         left = {o.worker: o.slots - (0 if o.once else self.queue.holding(o.worker))
                 for o in self.queue.offers.values()}  # fmt: skip
         polls = {o.worker for o in self.queue.offers.values() if o.once}
         holds = {worker: self.queue.holding(worker) for worker in left}
         waiting = sorted((t for t in self.open if t.state == QUEUED), key=lambda one: one.order)
         assigned = self.queue.match()
-        assert assigned == waiting[: sum(left.values())]
         for one in assigned:
-            assert one.worker is not None and left[one.worker] > 0
-            assert holds[one.worker] == min(holds[worker] for worker in left if left[worker] > 0)
+            free = [worker for worker in left if left[worker] > 0]
+            assert one == next(t for t in waiting if t.only in free or (t.only is None and free))
+            waiting.remove(one)
+            assert one.worker is not None and one.worker in free
+            if one.only is not None or one.near in free:
+                assert one.worker == (one.only or one.near)
+            else:
+                assert holds[one.worker] == min(holds[worker] for worker in free)
             holds[one.worker] += 1
             left[one.worker] -= 1
+        free = [worker for worker in left if left[worker] > 0]
+        assert not free or all(t.only is not None and t.only not in free for t in waiting)
         answered = {one.worker for one in assigned} & polls
         assert (
             answered.isdisjoint(self.queue.offers) and polls - answered <= self.queue.offers.keys()
@@ -234,7 +249,12 @@ class AnyOrder(RuleBasedStateMachine):
         assert self.queue.waiting == len(waiting)
         assert self.queue.waiting_low == sum(one.low for one in waiting)
         assert self.queue.waiting_durable == sum(one.durable for one in waiting)
-        assert self.queue.oldest() == min((t.arrived for t in waiting if not t.low), default=None)
+        may_grow = [t.arrived for t in waiting if not t.low and t.only is None]
+        assert self.queue.oldest() == min(may_grow, default=None)
+        bound = [t for t in waiting if t.only is not None]
+        assert self.queue._lines.keys() == {t.only for t in bound}
+        assert self.queue.waiting_busy() == sum(t.only in self.queue.offers for t in bound)
+        assert set(self.queue.first(1000)) == set(waiting)
 
     @invariant()
     def each_is_held_by_the_worker_that_it_says(self) -> None:
@@ -256,6 +276,8 @@ class AnyOrder(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.queue.offer(Offer("last", 10_000, 0.0, once=True))
+        for worker in [*self.queue._lines]:
+            self.queue.offer(Offer(worker, 10_000, 0.0))
         self.match()
         assert all(one.worker is not None or one.state == FINAL for one in self.open)
 
@@ -338,3 +360,48 @@ def test_one_whose_end_cannot_be_stored_for_long_waits_once() -> None:
     assert len(queue._heap) <= SLACK + 4 and len(queue._arrivals) <= SLACK + 4
     queue.offer(Offer("w", 9, 0.0))
     assert names(queue.match()) == ["a", "b"] and queue.match() == []
+
+
+def test_a_wish_for_a_worker_is_followed_while_it_has_room() -> None:
+    queue = Queue()
+    queue.offer(Offer("w1", 2, 0.0))
+    queue.offer(Offer("w2", 1, 1.0))
+    for name in "abc":
+        queue.admit(Ticket(name, "x", 0.0, 100.0, near="w2"))
+    assert [t.worker for t in queue.match()] == ["w2", "w1", "w1"]
+
+
+def test_a_condition_waits_in_its_turn_and_holds_up_nobody_else() -> None:
+    queue = Queue()
+    queue.offer(Offer("w1", 1, 0.0))
+    queue.admit(ticket("first"))
+    (first,) = queue.match()
+    queue.admit(Ticket("bound", "b", 0.0, 100.0, only="w1"))
+    queue.admit(ticket("later", "a"))
+    assert queue.waiting_busy() == 1 and names(queue.line("w1")) == ["bound"]
+    queue.offer(Offer("w2", 1, 1.0))
+    assert [(t.id, t.worker) for t in queue.match()] == [("later", "w2")]
+    queue.release(first)
+    queue.admit(ticket("last", "a"))
+    assert [(t.id, t.worker) for t in queue.match()] == [("bound", "w1")]
+
+
+def test_the_lines_of_workers_hold_no_more_than_waits() -> None:
+    queue = Queue()
+    queue.admit(Ticket("first", "a", 0.0, 100.0, only="w"))
+    for n in range(10 * SLACK):
+        one = Ticket(f"t{n}", "a", 0.0, 100.0, only="w")
+        queue.admit(one)
+        queue.finish(one)
+        queue.release(one)
+    assert queue.waiting == 1 and len(queue._lines["w"]) <= SLACK + 2
+
+
+def test_those_who_name_no_worker_pay_nothing_for_those_who_do() -> None:
+    """The heap that is looked at has no entry of the others."""
+    queue = Queue()
+    for n in range(1000):
+        queue.admit(Ticket(f"b{n}", "b", 0.0, 100.0, only="w1"))
+    queue.offer(Offer("w2", 1, 0.0))
+    queue.admit(ticket("a"))
+    assert len(queue._heap) == 1 and names(queue.match()) == ["a"]

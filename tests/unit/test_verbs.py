@@ -213,3 +213,19 @@ def test_the_module_of_verbs_imports_nothing_of_the_backend_but_schema_and_runti
                 assert allowed.search(line), f"{file}: {line}"
                 if "from nbgpu_backend import" in line:
                     assert line.strip() == "from nbgpu_backend import runtime"
+
+
+def test_a_load_balancer_is_any_command() -> None:
+    made = call("deploy", name="site", lb=True, engine_options=["python", "app.py"])
+    assert isinstance(made.body, dict) and made.body["type"] == "LOAD_BALANCER"
+    assert made.body["nbgpu"]["engine"] == {"name": "command", "options": ["python", "app.py"]}
+    for wrong in (
+        {"model": "org/m", "engine_options": ["python"]},
+        {"engine": "handler", "engine_options": ["python"]},
+        {"engine_options": ["python"], "delay": 1.0},
+        {},
+    ):
+        with pytest.raises(
+            UsageProblem, match=r"A load balancer (is a command|scales by requests)"
+        ):
+            call("deploy", name="site", lb=True, **wrong)

@@ -14,6 +14,7 @@ from nbgpu_backend.api.router import Router
 from nbgpu_backend.control.core import Core
 from nbgpu_backend.errors import NbgpuError
 from nbgpu_backend.serving.auth import Access, Token
+from nbgpu_backend.serving.balancer import Balancer
 from nbgpu_backend.serving.gateway import Gateway
 from nbgpu_backend.serving.job_api import JobApi
 
@@ -33,5 +34,8 @@ def build(core: Core, token: str, version: str, shutdown: Callable[[bool], None]
     app.add_exception_handler(HTTPException, problems.on_http)
     services, sink = core.services, core.endpoints.sink
     access = Access(Token(token), services.keys, services.clock, sink.refused)
-    gateway = Gateway(core.endpoints, sink, services.clock, services.wire, access)
-    return Router(gateway, JobApi(core.endpoints, services.externals, access), app, access)
+    known = (core.endpoints, sink, services.clock)
+    gateway = Gateway(*known, services.wire, access)
+    balancer = Balancer(*known, services.fresh_session, access.token)
+    job_api = JobApi(core.endpoints, services.externals, access)
+    return Router(gateway, balancer, job_api, app, access)

@@ -12,26 +12,17 @@ from starlette.exceptions import HTTPException
 
 from nbgpu_backend.errors import NbgpuError
 from nbgpu_backend.schema.common import Problem
-
-MEDIA = "application/problem+json"
+from nbgpu_backend.serving.problems import PROBLEM_MEDIA, problem_of
 
 
 def answer(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(problem.wire(), problem.status, headers, MEDIA)
+    return JSONResponse(problem.wire(), problem.status, headers, PROBLEM_MEDIA)
 
 
 async def on_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, NbgpuError)
     after = getattr(error, "retry_after_s", None)
-    problem = Problem(
-        title=error.title,
-        status=error.status,
-        detail=str(error),
-        nbgpu={
-            "code": error.code, "what": error.what, "next": error.next_step, "values": _plain(error.values),
-        },
-    )  # fmt: skip
-    return answer(problem, {"Retry-After": str(after)} if after is not None else None)
+    return answer(problem_of(error), {"Retry-After": str(after)} if after is not None else None)
 
 
 async def on_invalid(_: Request, error: Exception) -> JSONResponse:
@@ -71,8 +62,3 @@ def _line(item: Any) -> str:
     if item["type"] == "extra_forbidden":
         message = "there is no such field"
     return f"{where}: {message}" if where else message
-
-
-def _plain(values: dict[str, object]) -> dict[str, Any]:
-    kinds = (str, int, float, bool, list, dict, type(None))
-    return {k: v if isinstance(v, kinds) else str(v) for k, v in values.items()}

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from nbgpu_backend.errors import Forbidden, NbgpuError, Unauthorized
+from nbgpu_backend.errors import Forbidden, NbgpuError, NotFound, Unauthorized
 from nbgpu_backend.schema.common import Problem
 from nbgpu_backend.serving.auth import Access
+from nbgpu_backend.serving.balancer import Balancer
 from nbgpu_backend.serving.exchange import Exchange, Receive, Scope, Send
 from nbgpu_backend.serving.gateway import Gateway
 from nbgpu_backend.serving.job_api import JobApi
+from nbgpu_backend.serving.problems import PROBLEM_HEADERS
+from nbgpu_backend.serving.sockets import refuse
 
 PROMETHEUS = "/metrics"
-PROBLEM_HEADERS = [(b"content-type", b"application/problem+json")]
 CHALLENGE = (b"www-authenticate", b'Basic realm="nbgpu"')  # for who opens it in a browser
+NO_SOCKET = NotFound(
+    "No websocket is served here.", "Those of a load balancer are at /lb/NAME/.", code="no_route"
+)
 
 
 class Router:
     """A key of an endpoint opens what `gateway` and `jobs` have for it, and nothing of `app`."""
 
-    def __init__(self, gateway: Gateway, jobs: JobApi, app: object, access: Access) -> None:
+    def __init__(
+        self, gateway: Gateway, balancer: Balancer, jobs: JobApi, app: object, access: Access
+    ) -> None:
         self._gateway = gateway
+        self._balancer = balancer
         self._jobs = jobs
         self._app = app
         self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)  # type: ignore[operator]
+        elif Balancer.owns(scope):
+            await self._balancer(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await refuse(send, NO_SOCKET)
         elif Gateway.owns(scope["path"]):
             await self._gateway(scope, receive, send)
         elif JobApi.owns(scope["path"]):

@@ -101,6 +101,7 @@ class Core:
                 fetcher=Fetcher(home, clock),
                 session=upstream,
                 wire=Wire(),
+                fresh_session=session(fresh=True),
                 jobs=jobs,
                 webhooks=Webhooks(jobs, upstream),
                 externals=ExternalWorkers(clock),
@@ -163,6 +164,7 @@ class Core:
         await self.services.session.close()
         with contextlib.suppress(DiskError):
             await store_uses(self.services.keys, self.services.state)
+        await self.services.fresh_session.close()
         await asyncio.to_thread(self._close_stores)
 
     def _close_stores(self) -> None:

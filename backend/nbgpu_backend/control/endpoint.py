@@ -31,6 +31,7 @@ from nbgpu_backend.errors import NbgpuError, Unavailable
 from nbgpu_backend.providers.base import Exit
 from nbgpu_backend.schema.common import Reason
 from nbgpu_backend.schema.endpoints import QueueDelay
+from nbgpu_backend.serving.affinity import worker_gone
 from nbgpu_backend.serving.board import JobBoard, JobLimits
 from nbgpu_backend.serving.push_jobs import JobRunner
 from nbgpu_backend.serving.queue import EndpointQueue
@@ -102,7 +103,11 @@ class EndpointControl:
     def limits(self) -> Limits:
         policy = self.record.spec.nbgpu.policy
         return Limits(
-            policy.hold_s, policy.first_byte_s, self.record.spec.timeout / 1000, policy.heartbeat_s
+            policy.hold_s,
+            policy.first_byte_s,
+            self.record.spec.timeout / 1000,
+            policy.heartbeat_s,
+            policy.affinity_s,
         )
 
     def _job_limits(self) -> JobLimits:
@@ -112,6 +117,25 @@ class EndpointControl:
     @property
     def pulls(self) -> bool:
         return self.engine.pull
+
+    @property
+    def balances(self) -> bool:
+        return self.record.spec.type == "LOAD_BALANCER"
+
+    def pin(self, worker_id: str, *, resume: bool) -> bool:
+        worker = self.workers.get(worker_id)
+        if worker is None or worker.stale() or self.refusal() is not None:
+            return False
+        if worker.state != "parked":
+            # one that initialises again, or that was woken, will serve
+            return worker.state in ("idle", "running", "starting")
+        if not resume:
+            return False
+        here = [w for w in self.live_workers() if w.state != "parked" and not w.was_parked]
+        if len(here) < self.policy().max:
+            worker.unpark()
+            self.wake()
+        return True
 
     @property
     def throttled(self) -> Reason | None:
@@ -256,7 +280,7 @@ class EndpointControl:
         core = self.queue.core
         seen = Observation(
             queued=core.waiting,
-            queued_low=core.waiting_low,
+            queued_low=core.waiting_low + core.waiting_busy(),
             oldest=core.oldest() if core.waiting else None,
             held=core.in_progress(),
             up=len(serving),
@@ -340,7 +364,8 @@ class EndpointControl:
         """Of one worker. What a handler takes at a time is known from what it asks for."""
         if self.engine.pull:
             return max((w.slots for w in self.board.workers.values()), default=1)
-        return self.engine.concurrency(self.record.spec.nbgpu.engine.options)
+        options = self.record.spec.nbgpu.engine.options
+        return self.engine.concurrency(options, balanced=self.balances)
 
     # --- what a worker tells (worker.Owner) -------------------------------------------------------------
 
@@ -357,6 +382,9 @@ class EndpointControl:
             self.cold_starts.append((worker.record.tier, worker.age()))
             self._services.tallies.cold_start(self.id, worker.record.tier, worker.age())
             del self.cold_starts[:-COLD_STARTS]
+        self.worker_back(worker)
+
+    def worker_back(self, worker: WorkerControl) -> None:
         push = worker.serving
         if isinstance(push, PushWorker) and not worker.stale() and not self.record.stopped:
             self.queue.offer(push)
@@ -364,6 +392,8 @@ class EndpointControl:
     def worker_changed(self, worker: WorkerControl) -> None:
         if worker.state not in ("idle", "running"):
             self.queue.withdraw(worker.id)
+        if worker.state in ("draining", "unhealthy", "stopped"):
+            self.queue.fail_line(worker.id, worker_gone(self.name, worker.id))
         self.wake()
 
     def worker_ended(self, worker: WorkerControl, ended: Exit) -> None:

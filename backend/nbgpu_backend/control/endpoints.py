@@ -97,6 +97,12 @@ class Endpoints:
                 "Choose another name, or change that endpoint with PATCH.",
                 code="name_taken",
             )
+        if existing.record.spec.type != spec.type:
+            raise Conflict(
+                f"'{spec.name}' is of type {existing.record.spec.type}, and that cannot be changed.",
+                f"Choose another --name, or first: nbgpu delete {spec.name}",
+                code="type_differs",
+            )
         self._check_owner(existing, spec)
         prepared = await prepare(spec, self._services)
         return await self._converge(existing, spec, prepared)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbgpu_backend.billing.rates import Rate
 from nbgpu_backend.control.endings import certain
-from nbgpu_backend.control.probe import free_port
+from nbgpu_backend.control.probe import free_port, health_check
 from nbgpu_backend.control.records import InstanceRecord
 from nbgpu_backend.control.services import Services
 from nbgpu_backend.control.worker import PARENT_BYTES, WorkerControl
@@ -191,6 +191,7 @@ class Launcher:
     def _launch(self, choice: Choice) -> None:
         services, owner = self._services, self._owner
         spec, engine = owner.record.spec, owner.engine
+        check = health_check(spec)
         self.generation += 1
         worker_id = "w-" + secrets.token_hex(5)
         record = InstanceRecord(
@@ -201,7 +202,7 @@ class Launcher:
             generation=self.generation,
             endpoint_version=owner.version,
             tier="plain",
-            port=0 if engine.pull else free_port(),
+            port=0 if engine.pull else free_port(check.port_offset),
             slots=owner.slots(),
             intent_us=services.clock.now(),
             gpu=choice.gpu if choice.gpu != CPU else None,
@@ -218,6 +219,7 @@ class Launcher:
             env={"HOME": str(services.home.instances / record.name), **spec.env},
             endpoint=owner.id,
             worker=worker_id,
+            health_port=record.port + check.port_offset if check.balanced else 0,
         )
         worker.launch(
             wanted_worker,
@@ -245,7 +247,7 @@ class Launcher:
             self._services, owner, owner.engine, record,
             unhealthy_s=policy.unhealthy_s, start_s=policy.start_s, rate=rate,
             sleeps=owner.engine.sleeps(owner.record.spec.nbgpu.engine.options),
-            skipped=choice.skipped if choice else (),
+            skipped=choice.skipped if choice else (), check=health_check(owner.record.spec),
         )  # fmt: skip
         owner.workers[record.id] = worker
         return worker

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from nbgpu_backend.control.probe import health_check
 from nbgpu_backend.control.records import ModelRecord
 from nbgpu_backend.control.services import Services
 from nbgpu_backend.domain.names import complaint, did_you_mean
@@ -14,7 +15,7 @@ from nbgpu_backend.engines.base import Engine
 from nbgpu_backend.errors import BadRequest, NotFound, Unavailable
 from nbgpu_backend.hub.fetcher import FetchPlan
 from nbgpu_backend.hub.library import LocalModel, locate, weight_bytes
-from nbgpu_backend.schema.endpoints import CreateEndpoint, Place
+from nbgpu_backend.schema.endpoints import CreateEndpoint, Place, QueueDelay
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,31 @@ async def prepare(spec: CreateEndpoint, services: Services) -> Prepared:
             f"At least {spec.workers.min} and at most {spec.workers.max} workers contradict each other.",
             "Raise --workers or lower --always-on.",
         )
+    balanced = spec.type == "LOAD_BALANCER"
+    if balanced:
+        _check_balancer(spec)
     _check_place(spec.nbgpu.place, services)
     engine = services.engine(spec.nbgpu.engine.name)
     engine.version()
-    engine.check_options(spec.nbgpu.engine.options)
+    engine.check_options(spec.nbgpu.engine.options, balanced=balanced)
     model, plan = await _model(spec, services)
     return Prepared(engine, model, plan)
+
+
+def _check_balancer(spec: CreateEndpoint) -> None:
+    if spec.nbgpu.engine.name != "command":
+        raise BadRequest(
+            f"A load balancer needs the engine command, not {spec.nbgpu.engine.name}.",
+            "Give the command of its server: --lb --name site -- python app.py",
+            code="not_a_command",
+        )
+    if isinstance(spec.scaling, QueueDelay):
+        raise BadRequest(
+            "A load balancer scales by requests, not by the delay of a queue.",
+            "Say --per-worker N instead of --delay.",
+            code="scaling_type",
+        )
+    health_check(spec)
 
 
 def _check_place(place: Place, services: Services) -> None:

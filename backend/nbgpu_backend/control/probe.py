@@ -1,22 +1,71 @@
-"""Is a worker well? One question, asked of its /health."""
+"""Is a worker well? One question, asked of its health path."""
 
 from __future__ import annotations
 
 import socket
+from dataclasses import dataclass
+from enum import Enum
 
 import aiohttp
+
+from nbgpu_backend.errors import BadRequest
+from nbgpu_backend.schema.endpoints import CreateEndpoint
+from nbgpu_backend.serving.forwarding import WORKER_KEY
 
 SLEEP = aiohttp.ClientTimeout(total=30)  # gigabytes move between GPU and host
 
 
-async def healthy(session: aiohttp.ClientSession, port: int, timeout_s: float) -> bool:
-    """Whether it answers 200 in time. A refused connection, any other status and silence are no."""
+DEFAULT_PATH = "/ping"
+PORT_TRIES = 50
+
+
+class Health(Enum):
+    WELL = "well"
+    INITIALISING = "initialising"  # 204, of a load balancer: on its way, not at fault
+    SICK = "sick"  # any other answer
+    SILENT = "silent"  # none in time: it may be busy, or gone
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """What is asked. `balanced`: as RunPod's load balancer means the answers."""
+
+    path: str = "/health"
+    port_offset: int = 0  # from the worker's own port, where its health has another
+    balanced: bool = False
+
+
+def health_check(spec: CreateEndpoint) -> HealthCheck:
+    """Raises BadRequest."""
+    if spec.type != "LOAD_BALANCER":
+        return HealthCheck()
+    path = spec.env.get("HEALTH_CHECK_PATH") or DEFAULT_PATH
+    if not path.startswith("/") or not path.isascii() or any(c.isspace() for c in path):
+        raise BadRequest(
+            f"HEALTH_CHECK_PATH cannot be {path!r}.",
+            "It is a path, such as /ping.",
+            code="bad_path",
+        )
+    apart = spec.env.get("PORT_HEALTH") not in (None, "", spec.env.get("PORT"))
+    return HealthCheck(path, int(apart), balanced=True)
+
+
+async def health(
+    session: aiohttp.ClientSession, port: int, timeout_s: float, check: HealthCheck, key: str | None
+) -> Health:
     timeout = aiohttp.ClientTimeout(total=timeout_s)
+    url = f"http://127.0.0.1:{port + check.port_offset}{check.path}"
+    headers = {WORKER_KEY: key} if check.balanced and key else None
     try:
-        async with session.get(f"http://127.0.0.1:{port}/health", timeout=timeout) as answer:
-            return answer.status == 200
+        async with session.get(
+            url, timeout=timeout, headers=headers, allow_redirects=not check.balanced
+        ) as answer:
+            if answer.status == 200:
+                return Health.WELL
+            initialising = check.balanced and answer.status == 204
+            return Health.INITIALISING if initialising else Health.SICK
     except (aiohttp.ClientError, OSError, TimeoutError):
-        return False
+        return Health.SILENT
 
 
 async def put_to_sleep(session: aiohttp.ClientSession, port: int, key: str | None) -> bool:
@@ -50,8 +99,21 @@ def _bearer(key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def free_port() -> int:
-    """A port of loopback that was free a moment ago."""
+def free_port(more: int = 0) -> int:
+    """A port of loopback that was free a moment ago, and so were the next `more`."""
+    for _ in range(PORT_TRIES):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+            if all(_is_free(port + step) for step in range(1, more + 1)):
+                break
+    return port
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            return False
+    return True

@@ -43,6 +43,7 @@ class Services:
     fetcher: Fetcher
     session: aiohttp.ClientSession
     wire: Wire
+    fresh_session: aiohttp.ClientSession  # a connection a request
     jobs: JobStore
     webhooks: Webhooks
     externals: ExternalWorkers

@@ -7,11 +7,13 @@ from collections import Counter
 from datetime import UTC, datetime
 
 from nbgpu_backend.control.endpoint import EndpointControl
+from nbgpu_backend.control.probe import health_check
 from nbgpu_backend.control.services import Services
 from nbgpu_backend.control.worker import WorkerControl
 from nbgpu_backend.domain.pricing import plain
 from nbgpu_backend.domain.states import WORKER_STATES
 from nbgpu_backend.schema.endpoints import (
+    BalancerUrls,
     Change,
     Endpoint,
     EndpointStatus,
@@ -37,7 +39,9 @@ def camel(name: str) -> str:
 
 
 def base_url(control: EndpointControl, services: Services) -> str:
-    """Of OpenAI's API, or of the job API where it is a handler."""
+    """Of OpenAI's API, of the job API where it is a handler, or of its own where it is a load balancer."""
+    if control.balances:
+        return f"{services.url}/lb/{control.name}"
     return f"{services.url}/v2/{control.name}" + ("" if control.pulls else "/openai/v1")
 
 
@@ -50,7 +54,6 @@ def endpoint_view(
 ) -> Endpoint:
     record, spec = control.record, control.record.spec
     now = services.clock.now()
-    base = f"{services.url}/v2/{record.id}"
     rate = services.rate(spec.nbgpu.place.on)
     status = EndpointStatus(
         model=ModelInfo(
@@ -88,23 +91,14 @@ def endpoint_view(
     return Endpoint(
         id=record.id,
         name=record.name,
-        type="QUEUE",
+        type=spec.type,
         image=None,
         args=None,
         disk=None,
         env=spec.env,
         registry=None,
         gpu=None,
-        request_urls=RequestUrls(
-            run=f"{base}/run",
-            run_sync=f"{base}/runsync",
-            status=f"{base}/status/{{id}}",
-            stream=f"{base}/stream/{{id}}",
-            cancel=f"{base}/cancel/{{id}}",
-            retry=f"{base}/retry/{{id}}",
-            purge_queue=f"{base}/purge-queue",
-            health=f"{base}/health",
-        ),
+        request_urls=request_urls(control, services),
         workers=spec.workers,
         scaling=spec.scaling,
         data_center_ids=[],
@@ -113,6 +107,23 @@ def endpoint_view(
         flashboot="OFF",
         created_at=rfc3339(record.created_us),
         nbgpu=status,
+    )
+
+
+def request_urls(control: EndpointControl, services: Services) -> RequestUrls | BalancerUrls:
+    if control.balances:
+        base = f"{services.url}/lb/{control.id}"
+        return BalancerUrls(base=base, health=base + health_check(control.record.spec).path)
+    base = f"{services.url}/v2/{control.id}"
+    return RequestUrls(
+        run=f"{base}/run",
+        run_sync=f"{base}/runsync",
+        status=f"{base}/status/{{id}}",
+        stream=f"{base}/stream/{{id}}",
+        cancel=f"{base}/cancel/{{id}}",
+        retry=f"{base}/retry/{{id}}",
+        purge_queue=f"{base}/purge-queue",
+        health=f"{base}/health",
     )
 
 

@@ -300,6 +300,8 @@ def _next_step(control: EndpointControl, state: str) -> str:
     use = f"nbgpu ask {name} hello"
     if control.pulls:
         use = f'nbgpu.connect().endpoint("{name}").run({{…}})'
+    if control.balances:
+        use = f"a request to /lb/{name}/"
     if state == "throttled" and control.throttled is not None:
         if control.throttled.code == "no_capacity":
             return (

@@ -18,7 +18,14 @@ from typing import Any, Protocol
 from nbgpu_backend.billing.rates import PARKED, Rate
 from nbgpu_backend.control.endings import words
 from nbgpu_backend.control.phases import PhaseTimer
-from nbgpu_backend.control.probe import healthy, put_to_sleep, sleeping, wake_up
+from nbgpu_backend.control.probe import (
+    Health,
+    HealthCheck,
+    health,
+    put_to_sleep,
+    sleeping,
+    wake_up,
+)
 from nbgpu_backend.control.records import InstanceRecord
 from nbgpu_backend.control.relay_link import RelayLink
 from nbgpu_backend.control.services import Services
@@ -52,6 +59,7 @@ WAKE_POLL_S = 0.005
 # What the kernel ends first when memory is out (proc(5)): what is parked, then a worker; the backend
 # is left at 0, and pods lie between.
 OOM_PARKED, OOM_WORKER = 900, 500
+PLAIN_CHECK = HealthCheck()
 
 
 class Owner(Protocol):
@@ -72,6 +80,10 @@ class Owner(Protocol):
     def somebody_waits(self) -> bool: ...
 
     def worker_ready(self, worker: WorkerControl) -> None: ...
+
+    def worker_back(self, worker: WorkerControl) -> None:
+        """It serves again after a while in which it said that it did not."""
+        ...
 
     def worker_changed(self, worker: WorkerControl) -> None: ...
 
@@ -101,6 +113,7 @@ class WorkerControl:
         rate: Rate,
         sleeps: bool = False,
         skipped: Sequence[Skip] = (),
+        check: HealthCheck = PLAIN_CHECK,
     ) -> None:
         self.record = record
         self.skipped = skipped
@@ -119,6 +132,8 @@ class WorkerControl:
         self._services = services
         self._owner = owner
         self._engine = engine
+        self._check = check
+        self._aside = False  # its health path says that it takes no requests just now
         self._unhealthy_s = unhealthy_s
         self._start_s = start_s
         self._stop: StopRequest | None = None
@@ -344,12 +359,32 @@ class WorkerControl:
         clock = self._services.clock
         last = clock.elapsed()
         while True:
-            await asyncio.sleep(HEALTH_S)
-            if not self._awake() or await self._healthy(HEALTH_S):
+            await asyncio.sleep(SLOW_POLL_S if self._aside else HEALTH_S)
+            found = await self._health(HEALTH_S) if self._awake() else None
+            if self._check.balanced and found is not None:
+                self._step_aside(found)
+            if found is None or found in (Health.WELL, Health.INITIALISING):
                 last = clock.elapsed()
             elif clock.elapsed() - last > self._unhealthy_s:
-                self._sick(f"it has not answered /health for {self._unhealthy_s:.0f} s")
+                path = self._check.path
+                self._sick(f"it has not answered {path} with 200 for {self._unhealthy_s:.0f} s")
                 return
+
+    def _step_aside(self, found: Health) -> None:
+        """It gets no new requests while its health path says so; what it holds, it finishes."""
+        if found in (Health.INITIALISING, Health.SICK):
+            if self.state in ("idle", "running"):
+                self._aside = True
+                says = (
+                    "204: it initialises" if found is Health.INITIALISING else "something but 200"
+                )
+                self._record_state("starting", "initializing", f"{self._check.path} answers {says}")
+        elif found is Health.WELL and self._aside:
+            self._aside = False
+            if self.state == "starting":
+                self.idle_since = self._services.clock.elapsed()
+                self._record_state("running" if self.held else "idle", "ready", "ready again")
+                self._owner.worker_back(self)
 
     def _awake(self) -> bool:
         """Not parked, and not about to be or to wake."""
@@ -367,11 +402,17 @@ class WorkerControl:
         self.end("unhealthy", text, 0)
 
     async def _healthy(self, timeout_s: float) -> bool:
+        return await self._health(timeout_s) is Health.WELL
+
+    async def _health(self, timeout_s: float) -> Health:
         if self._link is not None:
             if isinstance(self.serving, PullWorker):
-                return self._services.clock.elapsed() - self.serving.seen < SILENT_S
-            return self._link.asked.is_set()
-        return await healthy(self._services.session, self.record.port, timeout_s)
+                well = self._services.clock.elapsed() - self.serving.seen < SILENT_S
+            else:
+                well = self._link.asked.is_set()
+            return Health.WELL if well else Health.SILENT
+        port, session = self.record.port, self._services.session
+        return await health(session, port, timeout_s, self._check, self._key)
 
     async def _renew(self) -> None:
         while True:

@@ -6,6 +6,11 @@ have dropped it. What was assigned and not delivered goes back to its old place,
 
 Order: priority first, then clients take turns (start-time fair queueing by virtual time), then arrival.
 Workers: the one that holds least gets the next ticket, the longest ready first among equals.
+
+A ticket may name its worker. `near` is a wish: that worker while it has a free slot, else any. `only` is a
+condition: it waits for that worker in a line of that worker's own, and takes its turn with the others by
+the same order. A match looks at one head for each worker that has such a line, and at none where nobody
+asked: O(log n) a ticket as ever.
 """
 
 from __future__ import annotations
@@ -29,6 +34,8 @@ class Ticket:
     priority: int = 0  # smaller is sooner
     low: bool = False  # lowPriority: never a reason to scale up
     durable: bool = False  # a job: it has a row
+    near: str | None = None  # the worker that it would rather have
+    only: str | None = None  # the one worker that will do
     state: str = QUEUED
     worker: str | None = None
     tries: int = 0
@@ -54,6 +61,9 @@ class Queue:
     offers: dict[str, Offer] = field(default_factory=dict)
     held: dict[str, set[Ticket]] = field(default_factory=dict)
     _heap: list[tuple[tuple[int, float, int], Ticket]] = field(default_factory=list)
+    _lines: dict[str, list[tuple[tuple[int, float, int], Ticket]]] = field(
+        default_factory=dict
+    )  # worker -> heap of those that wait for it alone; never empty of ones that wait
     _arrivals: list[tuple[float, int, Ticket]] = field(default_factory=list)
     _virtual: float = 0.0
     _last: dict[str, float] = field(
@@ -86,12 +96,16 @@ class Queue:
         """Assign what can be assigned now; the caller delivers each, or gives it back."""
         assigned: list[Ticket] = []
         polls: dict[str, int] = {}  # what this call gave to each poll
-        while self.offers and (ticket := self._head()) is not None:
+        while self.offers and (self._heap or self._lines):
             free = [o for o in self.offers.values() if self._used(o, polls) < o.slots]
             if not free:
                 break
-            best = min(free, key=lambda o: (len(self.held[o.worker]), o.since, o.worker))
-            heapq.heappop(self._heap)
+            heap = self._next_heap(free)
+            if heap is None:
+                break
+            ticket = heapq.heappop(heap)[1]
+            best = self._best(ticket, free)
+            self._drop_line(ticket)
             self._count(ticket, -1)
             self._virtual = max(self._virtual, ticket.order[1])
             ticket.state, ticket.worker = ASSIGNED, best.worker
@@ -128,6 +142,7 @@ class Queue:
         """Its end is known; the slot, if it has one, stays held until `release`."""
         if ticket.state == QUEUED:
             self._count(ticket, -1)  # it leaves the heap lazily
+            self._drop_line(ticket)
         ticket.state = FINAL
 
     def readmit(self, ticket: Ticket) -> None:
@@ -156,29 +171,61 @@ class Queue:
             heapq.heappop(self._arrivals)
         return self._arrivals[0][0] if self._arrivals else None
 
+    def line(self, worker: str) -> list[Ticket]:
+        """Those that wait for this worker alone, in their order."""
+        return [t for _, t in sorted(self._lines.get(worker, ())) if t.state == QUEUED]
+
+    def waiting_busy(self) -> int:
+        """Those that wait for one worker alone, which is there and full: another would not help them."""
+        lines = (line for worker, line in self._lines.items() if worker in self.offers)
+        return sum(ticket.state == QUEUED for line in lines for _, ticket in line)
+
     def find(self, ticket_id: str) -> Ticket | None:
         """One that waits or is held; looks at all of them."""
         held = (ticket for tickets in self.held.values() for ticket in tickets)
-        waiting = (ticket for _, ticket in self._heap if ticket.state == QUEUED)
+        waiting = (ticket for _, ticket in self._all() if ticket.state == QUEUED)
         return next((t for t in (*waiting, *held) if t.id == ticket_id), None)
 
     def first(self, count: int) -> list[Ticket]:
         """The next ones to be served."""
-        waiting = ((order, t) for order, t in self._heap if t.state == QUEUED)
+        waiting = ((order, t) for order, t in self._all() if t.state == QUEUED)
         return [t for _, t in heapq.nsmallest(count, waiting, key=lambda entry: entry[0])]
 
-    def _head(self) -> Ticket | None:
-        while self._heap and self._heap[0][1].state != QUEUED:
-            heapq.heappop(self._heap)
-        return self._heap[0][1] if self._heap else None
+    def _next_heap(self, free: list[Offer]) -> list[tuple[tuple[int, float, int], Ticket]] | None:
+        """The one whose head is first in order, of the common one and those of the free workers."""
+        heaps = [self._heap]
+        if self._lines:
+            heaps += [self._lines[o.worker] for o in free if o.worker in self._lines]
+        for heap in heaps:
+            while heap and heap[0][1].state != QUEUED:
+                heapq.heappop(heap)
+        return min((heap for heap in heaps if heap), key=lambda heap: heap[0][0], default=None)
+
+    def _best(self, ticket: Ticket, free: list[Offer]) -> Offer:
+        if (named := ticket.only or ticket.near) is not None:
+            for offer in free:
+                if offer.worker == named:
+                    return offer
+        return min(free, key=lambda o: (len(self.held[o.worker]), o.since, o.worker))
+
+    def _drop_line(self, ticket: Ticket) -> None:
+        """It leaves the line that it stood in; the last one that waits takes the line with it."""
+        if ticket.only is not None and not any(
+            t.state == QUEUED and t is not ticket for _, t in self._lines.get(ticket.only, ())
+        ):
+            self._lines.pop(ticket.only, None)
+
+    def _all(self) -> list[tuple[tuple[int, float, int], Ticket]]:
+        return self._heap + [entry for line in self._lines.values() for entry in line]
 
     def _push(self, ticket: Ticket) -> None:
         ticket.state, ticket.worker = QUEUED, None
         self._count(ticket, 1)
-        heapq.heappush(self._heap, (ticket.order, ticket))
-        if not ticket.low:
+        heap = self._heap if ticket.only is None else self._lines.setdefault(ticket.only, [])
+        heapq.heappush(heap, (ticket.order, ticket))
+        if not ticket.low and ticket.only is None:
             heapq.heappush(self._arrivals, (ticket.arrived, next(self._sequence), ticket))
-        if max(len(self._heap), len(self._arrivals)) > 2 * self.waiting + SLACK:
+        if max(len(heap), len(self._heap), len(self._arrivals)) > 2 * self.waiting + SLACK:
             self._sweep()
 
     def _sweep(self) -> None:
@@ -187,6 +234,9 @@ class Queue:
         waiting = {ticket for _, ticket in self._heap if ticket.state == QUEUED}
         self._heap = [(ticket.order, ticket) for ticket in waiting]
         self._arrivals = [(t.arrived, next(self._sequence), t) for t in waiting if not t.low]
+        for line in self._lines.values():
+            line[:] = [(t.order, t) for t in {t for _, t in line if t.state == QUEUED}]
+            heapq.heapify(line)
         heapq.heapify(self._heap)
         heapq.heapify(self._arrivals)
 

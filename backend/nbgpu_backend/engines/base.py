@@ -23,6 +23,7 @@ class WorkerSpec:
     env: Mapping[str, str] = field(default_factory=dict)  # the user's variables
     endpoint: str = ""  # ids
     worker: str = ""
+    health_port: int = 0  # of a load balancer; most often the same as `port`
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,12 @@ class Engine(Protocol):
         """The installed version. Raises EngineMissing with the command that installs it."""
         ...
 
-    def check_options(self, options: Sequence[str]) -> None:
-        """Raise BadOption for what the engine would refuse, before anything starts."""
+    def check_options(self, options: Sequence[str], *, balanced: bool = False) -> None:
+        """Raise BadOption for what the engine would refuse, before anything starts. `balanced`: it serves
+        a load balancer."""
         ...
 
-    def concurrency(self, options: Sequence[str]) -> int:
+    def concurrency(self, options: Sequence[str], *, balanced: bool = False) -> int:
         """Requests that one worker takes at a time."""
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from nbgpu_backend.schema.common import Dollars, Micros, Model, Origin, Reason, Request
 
@@ -22,6 +22,9 @@ WorkerState = Literal[
     "unhealthy",
     "stopped",
 ]
+EndpointType = Literal["QUEUE", "LOAD_BALANCER"]
+# of a load balancer, where a request to create it says nothing else
+BALANCER_TIMEOUT_MS, BALANCER_HOLD_S, BALANCER_REQUESTS = 330_000, 120.0, 4
 NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 
 
@@ -50,9 +53,18 @@ Tier = Literal["preimported", "parked"]
 class Policy(Request):
     """Limits of one request, in seconds, and of the queue, in requests; how a worker may start."""
 
-    hold_s: float = Field(600, gt=0, description="longest wait for a worker")
+    hold_s: float = Field(
+        600, gt=0, description="longest wait for a worker; of a load balancer 120 unless set"
+    )
+    affinity_s: float = Field(
+        300, gt=0, description="longest wait for the one worker that a request is bound to"
+    )
     first_byte_s: float = Field(120, gt=0, description="of a stream, from the worker")
-    unhealthy_s: float = Field(60, gt=0, description="without an answer of /health")
+    unhealthy_s: float = Field(
+        60,
+        gt=0,
+        description="without a good answer of /health, or of a load balancer's health path",
+    )
     start_s: float = Field(600, gt=0, description="longest start of a worker")
     heartbeat_s: float = Field(
         10, gt=0, description="first comment of a held stream, and the pause between"
@@ -104,14 +116,30 @@ class EndpointExtras(Request):
 
 class CreateEndpoint(Request):
     name: str
-    type: Literal["QUEUE"] = "QUEUE"
-    scaling: Scaling = QueueDelay()
+    type: EndpointType = "QUEUE"
+    scaling: Scaling = Field(
+        QueueDelay(), description="of a load balancer by requests, 4 a worker unless set"
+    )
     workers: WorkerLimits = WorkerLimits()
     env: dict[str, str] = {}
     timeout: int = Field(
-        600_000, ge=5_000, le=604_800_000, description="ms, of one request's execution"
+        600_000,
+        ge=5_000,
+        le=604_800_000,
+        description="ms, of one request's execution; of a load balancer 330000 unless set",
     )
     nbgpu: EndpointExtras
+
+    @model_validator(mode="after")
+    def balancers_have_their_own_defaults(self) -> CreateEndpoint:
+        if self.type == "LOAD_BALANCER":
+            if "scaling" not in self.model_fields_set:
+                self.scaling = RequestCount(request_count=BALANCER_REQUESTS)
+            if "timeout" not in self.model_fields_set:
+                self.timeout = BALANCER_TIMEOUT_MS
+            if "hold_s" not in self.nbgpu.policy.model_fields_set:
+                self.nbgpu.policy = self.nbgpu.policy.model_copy(update={"hold_s": BALANCER_HOLD_S})
+        return self
 
     @field_validator("env")
     @classmethod
@@ -257,6 +285,11 @@ class RequestUrls(Model):
     health: str
 
 
+class BalancerUrls(Model):
+    base: str
+    health: str
+
+
 class Change(Model):
     """A difference that a converging deploy found."""
 
@@ -297,14 +330,14 @@ class EndpointStatus(Model):
 class Endpoint(Model):
     id: str
     name: str
-    type: Literal["QUEUE"]
+    type: EndpointType
     image: str | None
     args: str | None
     disk: int | None
     env: dict[str, str]
     registry: str | None
     gpu: dict[str, Any] | None
-    request_urls: RequestUrls
+    request_urls: RequestUrls | BalancerUrls
     workers: WorkerLimits
     scaling: Scaling
     data_center_ids: list[str]

@@ -110,7 +110,9 @@ class Gateway:
         targets = [
             target
             for target in found_here
-            if not target.pulls and (key is None or target.id == key.endpoint_id)
+            if not target.pulls
+            and not target.balances
+            and (key is None or target.id == key.endpoint_id)
         ]
         if route == "/v1/models":
             body: dict[str, Any] = {"object": "list", "data": [_model(t) for t in targets]}
@@ -144,6 +146,12 @@ class Gateway:
             raise NotFound(
                 f"'{target.name}' is a handler: it takes jobs, not chats.",
                 f"Send them to /v2/{target.name}/run or /v2/{target.name}/runsync.",
+                code="not_a_model",
+            )
+        if target.balances:
+            raise NotFound(
+                f"'{target.name}' is a load balancer: its own HTTP server answers, not this route.",
+                f"Send it to /lb/{target.name}{route}.",
                 code="not_a_model",
             )
         if isinstance(model, str) and model == target.id:

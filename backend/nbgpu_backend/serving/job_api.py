@@ -105,6 +105,12 @@ class _Call:
             raise NotFound(f"/{self._verb} takes {needs} further parts in its path.", "")
         if self._method not in METHODS.get(self._verb, ("GET", "POST")):
             raise BadRequest(f"{self._method} is not served here.", "Use POST.", code="method")
+        if target.balances and self._verb not in ("health", "metrics"):
+            raise NotFound(
+                f"'{target.name}' is a load balancer: it has no queue of jobs.",
+                f"Its HTTP server is reached at /lb/{target.name}/.",
+                code="not_a_queue",
+            )
         await getattr(self, "_" + self._verb.replace("-", "_"))(target)
 
     def _target(self) -> Target:

@@ -63,6 +63,14 @@ class EndpointQueue:
             future.set_exception(error)
         return len(futures)
 
+    def fail_line(self, worker_id: str, error: NbgpuError) -> None:
+        """End the wait of those that wait for this worker alone: it will not serve again."""
+        for ticket in self.core.line(worker_id):
+            self.core.finish(ticket)
+            future = self._futures.get(ticket)
+            if future is not None and not future.done():
+                future.set_exception(error)
+
     # --- jobs -------------------------------------------------------------------------------------
 
     def enqueue(self, ticket: Ticket) -> None:

@@ -23,6 +23,7 @@ class Limits:
     first_byte_s: float
     total_s: float
     heartbeat_s: float
+    affinity_s: float = 300.0  # for the one worker that a request is bound to
 
 
 class Target(Protocol):
@@ -50,6 +51,16 @@ class Target(Protocol):
     @property
     def pulls(self) -> bool:
         """Do its workers fetch their jobs?"""
+        ...
+
+    @property
+    def balances(self) -> bool:
+        """Is it reached as the HTTP server that its workers are (type LOAD_BALANCER)?"""
+        ...
+
+    def pin(self, worker_id: str, *, resume: bool) -> bool:
+        """Can a request wait for this worker? With `resume` a parked one is woken for it. May be asked
+        again and again."""
         ...
 
     def worker_counts(self) -> dict[str, int]:

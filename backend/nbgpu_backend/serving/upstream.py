@@ -16,10 +16,14 @@ READ_CHUNK = 1 << 16
 BROKEN: Final = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError, asyncio.IncompleteReadError)  # fmt: skip
 
 
-def session() -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(
-        limit=0, keepalive_timeout=KEEPALIVE_S, use_dns_cache=False, force_close=False
-    )
+def session(*, fresh: bool = False) -> aiohttp.ClientSession:
+    """`fresh`: a connection a request."""
+    if fresh:
+        connector = aiohttp.TCPConnector(limit=0, use_dns_cache=False, force_close=True)
+    else:
+        connector = aiohttp.TCPConnector(
+            limit=0, keepalive_timeout=KEEPALIVE_S, use_dns_cache=False, force_close=False
+        )
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
     return aiohttp.ClientSession(
         connector=connector, timeout=timeout, auto_decompress=False, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()

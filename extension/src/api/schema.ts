@@ -1,5 +1,10 @@
 // Written by scripts/schema.py from nbgpu_backend.schema: do not edit.
 
+export interface BalancerUrls {
+  base: string;
+  health: string;
+}
+
 /** A difference that a converging deploy found. */
 export interface Change {
   field: string;
@@ -20,14 +25,14 @@ export interface Changes {
 export interface Endpoint {
   id: string;
   name: string;
-  type: 'QUEUE';
+  type: 'QUEUE' | 'LOAD_BALANCER';
   image: string | null;
   args: string | null;
   disk: number | null;
   env: Record<string, string>;
   registry: string | null;
   gpu: Record<string, unknown> | null;
-  requestUrls: RequestUrls;
+  requestUrls: RequestUrls | BalancerUrls;
   workers: WorkerLimits;
   scaling: QueueDelay | RequestCount;
   dataCenterIds: string[];
@@ -172,11 +177,13 @@ export interface Place {
 
 /** Limits of one request, in seconds, and of the queue, in requests; how a worker may start. */
 export interface Policy {
-  /** longest wait for a worker */
+  /** longest wait for a worker; of a load balancer 120 unless set */
   holdS: number;
+  /** longest wait for the one worker that a request is bound to */
+  affinityS: number;
   /** of a stream, from the worker */
   firstByteS: number;
-  /** without an answer of /health */
+  /** without a good answer of /health, or of a load balancer's health path */
   unhealthyS: number;
   /** longest start of a worker */
   startS: number;

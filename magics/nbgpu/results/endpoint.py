@@ -98,7 +98,10 @@ class EndpointView(Rich):
         if n.last_failure is not None:
             facts.append(("last failure", n.last_failure.text))
         # a handler takes no OpenAI requests: its jobs are posted to …/run
-        facts.append(("jobs" if n.engine.name == "handler" else "OpenAI", n.base_url))
+        kind = "jobs" if n.engine.name == "handler" else "OpenAI"
+        if data.type == "LOAD_BALANCER":
+            kind = "HTTP"
+        facts.append((kind, n.base_url))
         return facts
 
     def _warmth(self) -> str:

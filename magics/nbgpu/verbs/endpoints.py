@@ -43,6 +43,7 @@ def name_of(model: str) -> str:
     "deploy ./model --name chat --workers 2 --idle 5m --max-model-len 2048",
     "deploy mood/handler.py --name mood",
     "deploy --name llama --engine command -- llama-server -m model.gguf --port {port}",
+    "deploy --lb --name site -- python app.py --port {port}",
     overview=1,
 )
 def deploy(
@@ -97,19 +98,26 @@ def deploy(
             choices=("vllm", "handler", "command"),
         ),
     ] = "vllm",
+    lb: Annotated[
+        bool,
+        Arg("a load balancer: the command after -- is any HTTP server, reached at /lb/NAME/; its port "
+            "is {port} or the variable PORT, and it answers 200 on /ping, or on HEALTH_CHECK_PATH"),
+    ] = False,
     take: Annotated[bool, Arg("change it even if another notebook made it")] = False,
     engine_options: Annotated[
         list[str] | None,
         Arg("options of the engine, as it knows them", metavar="-- …", kind="rest"),
     ] = None,
 ) -> Call:  # fmt: skip
-    """Serve a model, or the jobs of a handler: workers start when asked and stop when idle.
+    """Serve a model, the jobs of a handler or any HTTP server: workers start when asked, stop when idle.
 
     Running it again is normal: the same settings find the endpoint as it is, changed settings roll it.
     Options that are not listed here go to the engine; after `--` all of them do.
     """
     from nbgpu_backend.schema.endpoints import CreateEndpoint
 
+    if lb:
+        engine = _balanced(model, engine, delay, engine_options)
     if model is not None and engine == "vllm" and is_program(model):
         engine = "handler"
     if model is None and engine == "handler":
@@ -131,6 +139,7 @@ def deploy(
         "name": called,
         "workers": knobs.limits(most, always_on, idle),
         "env": env or {},
+        **({"type": "LOAD_BALANCER"} if lb else {}),
         "nbgpu": {
             "model": model,
             "engine": {"name": engine, "options": list(engine_options or [])},
@@ -148,6 +157,25 @@ def deploy(
     )
     return Call("POST", "/v2/serverless", "Endpoint", checked, again=True, stamp=True,
                 follow="deploy", view="endpoint", about=called)  # fmt: skip
+
+
+def _balanced(
+    model: str | None, engine: str, delay: float | None, command: list[str] | None
+) -> str:
+    """The engine of a load balancer. Raises UsageProblem."""
+    if engine not in ("vllm", "command"):  # vllm is what is there when nothing was said
+        raise UsageProblem("A load balancer is a command.", "Leave --engine out.")
+    if model is not None or not command:
+        raise UsageProblem(
+            "A load balancer is a command.",
+            "Write it last: deploy --lb --name site -- python app.py",
+        )
+    if delay is not None:
+        raise UsageProblem(
+            "A load balancer scales by requests, not by a delay.",
+            "Say --per-worker N instead of --delay.",
+        )
+    return "command"
 
 
 def is_program(model: str) -> bool:

@@ -1,13 +1,16 @@
-"""Any server that speaks OpenAI's API and answers 200 on /health once it is ready.
+"""A server of the user's own: one that speaks OpenAI's API and answers 200 on /health once it is ready,
+or, as a load balancer, any HTTP server at all.
 
 The options are its command line, with {port}, {model} and {name} filled in:
 
     %gpu deploy --engine command --name chat -- python server.py --port {port}
+    %gpu deploy --lb --name site -- python app.py
 
-Before the program may stand options of ours: --concurrency N (requests at a time, default 8),
---memory SIZE (what one worker needs, such as 2G), and --sleep-mode for a server that has vLLM's
-(/sleep, /wake_up and /is_sleeping, which VLLM_SERVER_DEV_MODE=1 and --enable-sleep-mode give it on a
-GPU): idle, it is put to sleep instead of being stopped, and gives up its GPU's memory.
+Before the program may stand options of ours: --concurrency N (requests at a time, default 8, of a load
+balancer 64, since an open websocket counts as one), --memory SIZE (what one worker needs, such as 2G),
+and --sleep-mode for a server that has vLLM's (/sleep, /wake_up and /is_sleeping, which
+VLLM_SERVER_DEV_MODE=1 and --enable-sleep-mode give it on a GPU): idle, it is put to sleep instead of
+being stopped, and gives up its GPU's memory.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from nbgpu_backend.engines.base import EngineCommand, PhaseMarker, WorkerSpec
 from nbgpu_backend.errors import BadOption, BadRequest
 from nbgpu_backend.home import Home
 
-CONCURRENCY = 8
+CONCURRENCY, BALANCED_CONCURRENCY = 8, 64
 MEMORY_BYTES = 64 << 20
 PLACEHOLDER = re.compile(r"\{(port|model|name)\}")
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -30,7 +33,8 @@ EXAMPLE = "For example: -- python server.py --port {port}"
 
 
 class CommandEngine:
-    """An Engine (see engines/base.py). The server should ask for the bearer key NBGPU_WORKER_KEY.
+    """An Engine (see engines/base.py). The server should ask for the key NBGPU_WORKER_KEY, as bearer or,
+    of a load balancer, in the header X-Nbgpu-Worker-Key.
 
     Nothing of the backend's environment is inherited but PATH; HOME is `spec.env["HOME"]`, else a
     folder under NBGPU_HOME that is nobody's. Relative paths in the command count from the folder
@@ -49,7 +53,7 @@ class CommandEngine:
     def version(self) -> str:
         return "1"
 
-    def check_options(self, options: Sequence[str]) -> None:
+    def check_options(self, options: Sequence[str], *, balanced: bool = False) -> None:
         _, command = _split(options)
         if not command:
             raise BadOption("The engine command needs a command line.", EXAMPLE)
@@ -59,12 +63,12 @@ class CommandEngine:
                 f"There is no program {program!r} on PATH.",
                 "Name it by its full path, or check the spelling.",
             )
-        if not any("{port}" in word for word in command):
+        if not balanced and not any("{port}" in word for word in command):
             raise BadOption("The command says nowhere on which port the server listens.", EXAMPLE)
 
-    def concurrency(self, options: Sequence[str]) -> int:
+    def concurrency(self, options: Sequence[str], *, balanced: bool = False) -> int:
         ours, _ = _split(options)
-        return ours["--concurrency"] or CONCURRENCY
+        return ours["--concurrency"] or (BALANCED_CONCURRENCY if balanced else CONCURRENCY)
 
     def sleeps(self, options: Sequence[str]) -> bool:
         ours, _ = _split(options)
@@ -91,6 +95,9 @@ class CommandEngine:
             "OMP_NUM_THREADS": str(max(1, spec.cpu)),
             **spec.env,
         }
+        if spec.health_port:
+            # whatever ports it has elsewhere: the workers of one machine share the machine's
+            env |= {"PORT": str(spec.port), "PORT_HEALTH": str(spec.health_port)}
         return EngineCommand(argv, env, key_variable="NBGPU_WORKER_KEY")
 
     def parent(self, spec: WorkerSpec) -> None:

@@ -47,7 +47,7 @@ class HandlerEngine:
     def version(self) -> str:
         return "1"  # of the way of starting; the SDK's is a matter of each environment
 
-    def check_options(self, options: Sequence[str]) -> None:
+    def check_options(self, options: Sequence[str], *, balanced: bool = False) -> None:
         for word in options:
             flag = word.partition("=")[0]
             # argparse, which reads them, takes what they begin with, too
@@ -58,7 +58,7 @@ class HandlerEngine:
                     option=flag,
                 )
 
-    def concurrency(self, options: Sequence[str]) -> int:
+    def concurrency(self, options: Sequence[str], *, balanced: bool = False) -> int:
         return 1  # what is offered is what its polls ask for
 
     def sleeps(self, options: Sequence[str]) -> bool:

@@ -58,7 +58,7 @@ class VllmEngine:
     def version(self) -> str:
         return str(self._environment.engine_json()["version"])
 
-    def check_options(self, given: Sequence[str]) -> None:
+    def check_options(self, given: Sequence[str], *, balanced: bool = False) -> None:
         options.check(given, self.table())
 
     def table(self) -> options.Table:
@@ -67,7 +67,7 @@ class VllmEngine:
             self._table = options.Table.of(self._environment.options_json())
         return self._table
 
-    def concurrency(self, given: Sequence[str]) -> int:
+    def concurrency(self, given: Sequence[str], *, balanced: bool = False) -> int:
         asked = options.value(given, "--max-num-seqs")
         return int(asked) if asked and asked != "None" else CONCURRENCY
 

@@ -83,6 +83,10 @@ class Tree:
                 look += children.get(pid, ())
         return found
 
+    def alive(self) -> bool:
+        found = procfs.stat(self.root)
+        return found is not None and found.alive
+
     def cpu_s(self) -> float:
         used = 0.0
         for pid in self.pids():

@@ -6,9 +6,10 @@ before the next one's turn, and gets at most SLOW_S for a load that it could not
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import uvloop
@@ -26,9 +27,14 @@ SETTLE_S = 20.0
 GRACE_S = 10.0
 STREAM_S = WORDS * PAUSE_S  # a paced one
 REQUESTS, STREAMS, PACED_STREAMS = "requests", "streams", "paced"
+OURS = ("direct", "nbgpu")
 KINDS = (REQUESTS, STREAMS, PACED_STREAMS)
 
 Tell = Callable[[str], None]
+
+
+class Fallen(Exception):
+    """The peer's process has ended; the message is the load that it ended in."""
 
 
 @dataclass
@@ -59,14 +65,28 @@ class Rounds:
     def run(self, rounds: int) -> None:
         peers = list(self.lineup.peers.values())
         for peer in peers:
-            self._warm(peer)
+            with self._may_fall(peer):
+                self._warm(peer)
         for number in range(rounds):
             turn = number % max(1, len(peers))
             for peer in [*peers[turn:], *peers[:turn]]:
-                if not peer.slow or number < SLOW_ROUNDS:
-                    began = time.monotonic()
+                fallen = peer.name in self.lineup.absent
+                if fallen or (peer.slow and number >= SLOW_ROUNDS):
+                    continue
+                began = time.monotonic()
+                with self._may_fall(peer):
                     self.one(peer, number, peer.name)
-                    self.tell(f"round {number + 1}: {peer.name}, {time.monotonic() - began:.0f} s")
+                self.tell(f"round {number + 1}: {peer.name}, {time.monotonic() - began:.0f} s")
+
+    @contextlib.contextmanager
+    def _may_fall(self, peer: Peer) -> Iterator[None]:
+        """Another's end is its own affair: the bench goes on without it, and says so."""
+        try:
+            yield
+        except (Fallen, OSError) as error:
+            if peer.name in OURS or peer.tree.alive():
+                raise
+            self.lineup.absent[peer.name] = f"its process ended in {error}"
 
     def _warm(self, peer: Peer) -> None:
         for kind in (REQUESTS, STREAMS):
@@ -106,8 +126,10 @@ class Rounds:
 
     def _wrk(self, peer: Peer, kind: str, connections: int, seconds: float) -> wrk.Load:
         body = request(streamed=kind == STREAMS)
-        load = wrk.run(peer, body, "stream" if kind == STREAMS else "whole", connections, seconds)
         what = f"{peer.name}, {kind} at {connections}"
+        self._check_alive(peer, what)
+        load = wrk.run(peer, body, "stream" if kind == STREAMS else "whole", connections, seconds)
+        self._check_alive(peer, what)
         self.found.check(
             load.wrong == 0, f"{what}: {load.wrong} wrong answers, such as {load.first_wrong!r}"
         )
@@ -122,6 +144,8 @@ class Rounds:
     def _client(self, peer: Peer, measured: Measured, *, paced: bool) -> None:
         # two turns of a paced one; of the others as many as there is time for
         seconds = STREAM_S * 2 if paced else self.seconds / 2
+        what = f"{peer.name}, {measured.kind} at {measured.connections}"
+        self._check_alive(peer, what)
         before = peer.tree.cpu_s()
         heard = uvloop.run(
             client.streams(
@@ -133,7 +157,7 @@ class Rounds:
                 grace_s=SLOW_S if peer.slow else GRACE_S,
             )
         )
-        what = f"{peer.name}, {measured.kind} at {measured.connections}"
+        self._check_alive(peer, what)
         self.found.check(not heard.wrong, f"{what}: {len(heard.wrong)} wrong: {heard.wrong[:1]}")
         if not peer.slow:
             self.found.check(heard.cut == 0, f"{what}: {heard.cut} streams did not end")
@@ -150,6 +174,11 @@ class Rounds:
             figures["p50_ms"] = percentile(heard.total_ms, 50)
             figures["p99_ms"] = percentile(heard.total_ms, 99)
             figures["rate"] = heard.answered / heard.seconds
+
+    @staticmethod
+    def _check_alive(peer: Peer, what: str) -> None:
+        if peer.name not in OURS and not peer.tree.alive():
+            raise Fallen(what)
 
     def _count(self, peer: Peer, what: str, answered: int, sent: int) -> None:
         if self.counted is not None and peer.name == "nbgpu":

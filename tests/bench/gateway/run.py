@@ -38,8 +38,6 @@ def run(plan: Plan) -> tuple[Report, list[Figures]]:
         found.notes.append("skipped: wrk is not installed (tests/debian-packages.txt names it)")
         return found, []
     with lineup(set(plan.only)) as some:
-        for name, reason in some.absent.items():
-            found.notes.append(f"{name} is absent: {reason}")
         rounds = Rounds(some, found, plan.seconds, say, plan.connections, plan.kinds)
         rounds.run(plan.rounds)
         beside: Figures | None = None
@@ -47,6 +45,8 @@ def run(plan: Plan) -> tuple[Report, list[Figures]]:
             beside = busy.measure(some, found, plan.rounds, plan.seconds, say)
         if rounds.counted is not None:
             rounds.counted.records()
+    for name, reason in some.absent.items():
+        found.notes.append(f"{name} is absent: {reason}")
     figures = Figures(rounds.all)
     if beside is not None:
         found.more["busy"] = {**beside.keys(), "spread": beside.spreads()}

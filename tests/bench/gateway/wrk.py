@@ -59,5 +59,5 @@ def run(peer: Peer, body: bytes, kind: str, connections: int, seconds: float) ->
         done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 120)
     lines = done.stdout.strip().splitlines()
     if done.returncode != 0 or not lines or not lines[-1].startswith("{"):
-        raise SystemExit(f"wrk on {peer.name}: {(done.stderr or done.stdout).strip()[-500:]}")
+        raise ConnectionError(f"wrk on {peer.name}: {(done.stderr or done.stdout).strip()[-500:]}")
     return Load(**json.loads(lines[-1]))

@@ -132,6 +132,21 @@ def test_the_type_of_an_endpoint_stays(site: BackendProcess) -> None:
     assert answer.status_code == 409 and "cannot be changed" in answer.json()["detail"]
 
 
+def test_the_verbs_know_it(site: BackendProcess) -> None:
+    line = ["deploy", "--lb", "--name", "typed", "--", sys.executable, str(APP)]
+    said = site.cli(*line)
+    assert said.returncode == 0, said.stderr
+    assert f"{site.backend.url}/lb/typed/ with the token in the header X-Nbgpu-Key" in said.stdout
+    assert "already up" in site.cli(*line).stdout
+    assert site.http.get("/lb/typed/echo").status_code == 200
+    assert f"{site.backend.url}/lb/typed" in site.cli("show", "typed").stdout
+    assert "a request to /lb/typed/" in site.get("/nbgpu/v1/why/typed")["nextStep"]
+    patched = site.http.patch("/v2/serverless/typed", json={"workers": {"max": 3}})
+    assert patched.status_code == 200 and patched.json()["workers"]["max"] == 3
+    delay = {"scaling": {"type": "QUEUE_DELAY", "queueDelay": 1}}
+    assert site.http.patch("/v2/serverless/typed", json=delay).status_code == 400
+
+
 # --- requests and answers -----------------------------------------------------------------------------
 
 

@@ -219,6 +219,7 @@ def test_a_load_balancer_is_any_command() -> None:
     made = call("deploy", name="site", lb=True, engine_options=["python", "app.py"])
     assert isinstance(made.body, dict) and made.body["type"] == "LOAD_BALANCER"
     assert made.body["nbgpu"]["engine"] == {"name": "command", "options": ["python", "app.py"]}
+    assert made.body["scaling"] == {"type": "REQUEST_COUNT", "requestCount": 4}
     for wrong in (
         {"model": "org/m", "engine_options": ["python"]},
         {"engine": "handler", "engine_options": ["python"]},

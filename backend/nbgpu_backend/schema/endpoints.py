@@ -134,7 +134,7 @@ class CreateEndpoint(Request):
     def balancers_have_their_own_defaults(self) -> CreateEndpoint:
         if self.type == "LOAD_BALANCER":
             if "scaling" not in self.model_fields_set:
-                self.scaling = RequestCount(request_count=BALANCER_REQUESTS)
+                self.scaling = RequestCount(type="REQUEST_COUNT", request_count=BALANCER_REQUESTS)
             if "timeout" not in self.model_fields_set:
                 self.timeout = BALANCER_TIMEOUT_MS
             if "hold_s" not in self.nbgpu.policy.model_fields_set:

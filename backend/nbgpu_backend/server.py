@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -33,6 +34,7 @@ from nbgpu_backend.serving.sockets import MESSAGE_LIMIT
 log = logging.getLogger(__name__)
 
 OPEN_FILES = 65_536
+GC_THRESHOLDS = 20_000, 20, 20
 BIND_TRIES, BIND_PAUSE_S = 10, 0.05
 CLOSE_S = 5  # how long open connections may delay the end
 # A websocket that answers no ping for so long is let go. Long, since one whose messages wait for a slow
@@ -92,11 +94,18 @@ async def serve(
     )
     server = _Server(config)
     await core.start()
+    _settle_heap()
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, shutdown, False)
-    await server.bound.wait()
+    bound = asyncio.create_task(server.bound.wait())
+    await asyncio.wait((serving, bound), return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        bound.cancel()
+        await core.close(everything=False)
+        await serving  # raises what kept it from serving
+        raise BackendError("The server ended before it was bound.", f"See {home.backend_log}")
     _announce(home, core.services.url, token)
     if ready_fd is not None:
         os.write(ready_fd, b"1")
@@ -123,6 +132,13 @@ async def _alone(home: Home) -> bool:
             return False
         await asyncio.sleep(runtime.LOOK_S)
     return True
+
+
+def _settle_heap() -> None:
+    """What is there now stays: a full collection that walked it would stop the loop for 0.1 s."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 class _Server(uvicorn.Server):

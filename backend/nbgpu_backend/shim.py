@@ -614,7 +614,7 @@ def serve(spec: Json, folder: str, out: int) -> int:
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     os.close(null)
-    for number in (signal.SIGHUP, signal.SIGINT):
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     inside = False
     try:

@@ -34,7 +34,8 @@ def test_an_idle_engine_is_stopped_and_the_next_request_wakes_it(
 ) -> None:
     worker = parked(shared_backend, "park")
     row = shared_backend.row("park")
-    assert row["state"] == "asleep" and row["ratePerHour"] == "0"
+    assert row["state"] == "asleep"
+    until(lambda: shared_backend.row("park")["ratePerHour"] == "0")
     assert "parked" in row["reason"]
     assert oom(worker["pid"]) == 900
     answer = shared_backend.chat("park")
@@ -52,7 +53,7 @@ def test_an_idle_engine_is_stopped_and_the_next_request_wakes_it(
 def test_a_parked_engine_costs_nothing(backend: BackendProcess) -> None:
     backend.http.patch("/nbgpu/v1/settings", json={"rates": {"local": "36"}}).raise_for_status()
     parked(backend, "free")
-    assert backend.get("/nbgpu/v1/summary")["perHour"] == "0"
+    until(lambda: backend.get("/nbgpu/v1/summary")["perHour"] == "0")
     before = backend.row("free")["costSoFar"]
     backend.http.patch("/nbgpu/v1/settings", json={"rates": {"local": "72"}}).raise_for_status()
     assert backend.row("free")["costSoFar"] == before != "0"

@@ -251,15 +251,19 @@ def test_200_clients_that_vanish_leave_nothing_running(own: Own, tiny_llama: Pat
     vanish(own.backend, "many", 200, {"max_tokens": 2000, "ignore_eos": True})
     worker = own.backend.worker("many")
 
-    def quiet() -> bool:
-        row = own.backend.row("many")
+    def ours() -> bool:
         jobs = own.backend.get("/v2/many/health")["jobs"]
-        gauges = httpx.get(f"http://127.0.0.1:{worker['port']}/metrics").text
-        running = re.search(r"^vllm:num_requests_running\S* (\S+)$", gauges, re.M)
-        assert running is not None
-        return row["held"] == 0 and jobs["inProgress"] == 0 and float(running[1]) == 0.0
+        return own.backend.row("many")["held"] == 0 and jobs["inProgress"] == 0
 
-    until(quiet, within=5)
+    def running() -> float:
+        gauges = httpx.get(f"http://127.0.0.1:{worker['port']}/metrics").text
+        found = re.search(r"^vllm:num_requests_running\S* (\S+)$", gauges, re.M)
+        assert found is not None
+        return float(found[1])
+
+    until(ours, within=5)
+    # the engine's own turn; with both cores taken by others it has needed 5 s
+    until(lambda: running() == 0.0, within=20)
     assert own.backend.row("many")["workers"][0]["state"] == "idle"
     own.backend.http.delete("/v2/serverless/many").raise_for_status()
 

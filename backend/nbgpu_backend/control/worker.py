@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 LEASE_S = 900.0  # a push worker without a backend has no work, and ends after this
 RENEW_S = 60.0
 PARENT_BYTES = 700_000_000  # of a process that has imported an engine (PSS, measured)
+PARENT_SHOWN_S = 0.05  # a shorter wait for it is no phase
 TAIL_LINES = 40  # of the log, kept with the record
 CAUSE_LINES = 300  # of the log, searched for why it failed
 POLL_S = 0.05  # of /health and the log, while somebody waits
@@ -251,7 +252,7 @@ class WorkerControl:
                 services.memory.parent_used(parent.key, PARENT_BYTES, busy=False)
         record.pid, record.started_us = launched.pid, launched.started_us
         record.tier = launched.tier
-        if launched.parent_s:
+        if launched.parent_s > PARENT_SHOWN_S:
             self.timer.end("parent", launched.parent_s)
         if launched.fell_back:
             self.fell_back = launched.fell_back

@@ -109,7 +109,7 @@ class Stand:
 
     def begin(self) -> None:
         self.store = JobStore(self.database, self.folder / "jobs")
-        self.queue = EndpointQueue("e", 1000, lambda: None)
+        self.queue = EndpointQueue("e", 1000, self.clock, lambda: None)
         self.board = JobBoard("ep", "e", self.queue, self.store, self.clock, lambda: self.limits)
 
     async def restarted(self, *, pulls: bool = True) -> None:

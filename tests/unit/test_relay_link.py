@@ -71,7 +71,7 @@ class Stand:
         self.database: Database = open_database(folder / "state.db", "state")
         self.store = JobStore(self.database, folder)
         self.clock = SystemClock()
-        queue = EndpointQueue("work", 1000, lambda: None)
+        queue = EndpointQueue("work", 1000, self.clock, lambda: None)
         limits = JobLimits(600.0, 1000, 3600.0)
         self.board = JobBoard("ep-1", "work", queue, self.store, self.clock, lambda: limits)
 

@@ -63,7 +63,8 @@ class EndpointControl:
         self.cold_starts: list[tuple[str, float]] = []  # tier, seconds; the last ones
         self.requests_total = self.requests_answered = 0
         self.status = Status(self, services.clock)
-        self.queue = EndpointQueue(record.name, record.spec.nbgpu.policy.queue_max, self.wake)
+        queue_max = record.spec.nbgpu.policy.queue_max
+        self.queue = EndpointQueue(record.name, queue_max, services.clock, self.wake)
         self.board = JobBoard(
             record.id, record.name, self.queue, services.jobs, services.clock, self._job_limits
         )

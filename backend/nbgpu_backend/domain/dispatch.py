@@ -39,6 +39,7 @@ class Ticket:
     state: str = QUEUED
     worker: str | None = None
     tries: int = 0
+    assigned: float = 0.0  # when, of the same clock; the caller of `match` writes it
     order: tuple[int, float, int] = (0, 0.0, 0)
 
 

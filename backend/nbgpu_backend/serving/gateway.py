@@ -255,7 +255,7 @@ class _Request:
                 worker = await self._wait(
                     waiting, ticket.deadline, f"no worker was ready within {limits.hold_s:g} s"
                 )
-                if await self._on(worker):
+                if await self._on(worker, ticket):
                     return
                 self._record.retries += 1
                 if self._record.retries > RETRIES:
@@ -270,11 +270,11 @@ class _Request:
         finally:
             target.queue.done(ticket)
 
-    async def _on(self, worker: PushWorker) -> bool:
+    async def _on(self, worker: PushWorker, ticket: Ticket) -> bool:
         """Send the request to this worker; False if it died before the first byte."""
         record, now = self._record, self._clock.elapsed()
         record.worker_id, record.rate = worker.id, worker.rate
-        record.queue_s = now - self._arrived
+        record.queue_s = ticket.assigned - self._arrived
         record.cold = worker.ready > self._arrived  # also where a ready one died in between
         if record.cold:
             record.start_s = worker.ready - max(self._arrived, worker.launched)

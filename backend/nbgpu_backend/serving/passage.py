@@ -153,7 +153,7 @@ class Passage(ABC):
         try:
             while True:
                 worker = await self._wait(waiting, ticket.deadline, patience)
-                if await self._on(worker):
+                if await self._on(worker, ticket):
                     return
                 self._record.retries += 1
                 if self._record.retries > RETRIES:
@@ -200,11 +200,11 @@ class Passage(ABC):
             if not future.done():
                 future.cancel()
 
-    async def _on(self, worker: PushWorker) -> bool:
+    async def _on(self, worker: PushWorker, ticket: Ticket) -> bool:
         """Send the request to this worker; False if it is to be given to another."""
         record, now = self._record, self._clock.elapsed()
         record.worker_id, record.rate = worker.id, worker.rate
-        record.queue_s = now - self._arrived
+        record.queue_s = ticket.assigned - self._arrived
         record.cold = worker.ready > self._arrived
         if record.cold:
             record.start_s = worker.ready - max(self._arrived, worker.launched)

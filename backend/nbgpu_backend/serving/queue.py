@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from nbgpu_backend.clock import Clock
 from nbgpu_backend.domain.dispatch import Offer, Queue, Ticket
 from nbgpu_backend.errors import NbgpuError, QueueFull
 from nbgpu_backend.serving.worker import PushWorker
@@ -17,8 +18,9 @@ from nbgpu_backend.serving.worker import PushWorker
 class EndpointQueue:
     """`on_change` is called at every arrival, completion and loss (the scaler's trigger)."""
 
-    def __init__(self, name: str, limit: int, on_change: Callable[[], None]) -> None:
+    def __init__(self, name: str, limit: int, clock: Clock, on_change: Callable[[], None]) -> None:
         self.name = name
+        self._clock = clock
         self.core = Queue(limit)
         self.take_jobs: Callable[[list[Ticket]], None] | None = None
         self._on_change = on_change
@@ -133,6 +135,8 @@ class EndpointQueue:
                 self.core.finish(ticket)
                 continue
             assert ticket.worker is not None
+            # now, and not when its task comes to run: beside starting engines that is later
+            ticket.assigned = self._clock.elapsed()
             future.set_result(self._workers[ticket.worker])
         if jobs:
             assert self.take_jobs is not None

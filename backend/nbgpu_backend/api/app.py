@@ -36,6 +36,6 @@ def build(core: Core, token: str, version: str, shutdown: Callable[[bool], None]
     access = Access(Token(token), services.keys, services.clock, sink.refused)
     known = (core.endpoints, sink, services.clock)
     gateway = Gateway(*known, services.wire, access)
-    balancer = Balancer(*known, services.fresh_session, access.token)
+    balancer = Balancer(*known, services.fresh_session, access)
     job_api = JobApi(core.endpoints, services.externals, access)
     return Router(gateway, balancer, job_api, app, access)

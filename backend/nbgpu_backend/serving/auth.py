@@ -71,6 +71,10 @@ class Access:
         key.used_us = self._clock.now()
         return key
 
+    def opens(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Is it the token, or a key that is in force?"""
+        return self.token.given_in(headers) or self.finds(headers)
+
     def finds(self, headers: Mapping[bytes, bytes]) -> bool:
         """Is it a key that is in force, whatever it opens?"""
         return self._keys.find(bearer(headers)) is not None

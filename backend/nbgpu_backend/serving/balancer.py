@@ -2,8 +2,8 @@
 
 `/lb/{endpoint}/…`, or any path where the Host is `{endpoint}.localhost`. The path, the query, the method,
 the headers (serving.forwarding says which) and both bodies pass as they come, in pieces; nothing is kept
-of them. The service's token is asked for in `X-Nbgpu-Key`, else as `Authorization: Bearer`; given in the
-former, an Authorization of the app's own passes on.
+of them. The service's token or a key of the endpoint is asked for in `X-Nbgpu-Key`, else as `Authorization:
+Bearer`; given in the former, an Authorization of the app's own passes on.
 
 Each request has a connection of its own to its worker. It costs a tenth of a millisecond on one machine,
 and there is then no idle connection that the app closes at the wrong moment, and none on which one request's
@@ -13,20 +13,19 @@ answer could be taken for another's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 
 import aiohttp
 from yarl import URL
 
 from nbgpu_backend.clock import Clock
 from nbgpu_backend.domain.names import did_you_mean
-from nbgpu_backend.errors import HoldTimeout, NbgpuError, NotFound, Unauthorized, UpstreamError
+from nbgpu_backend.errors import HoldTimeout, NbgpuError, NotFound, UpstreamError
 from nbgpu_backend.serving import affinity
-from nbgpu_backend.serving.auth import Token
+from nbgpu_backend.serving.auth import Access, check_endpoint
 from nbgpu_backend.serving.exchange import Exchange, Receive, Scope, Send
 from nbgpu_backend.serving.forwarding import SERVICE_KEY, for_client, has_body, value_of
 from nbgpu_backend.serving.intake import Intake
-from nbgpu_backend.serving.passage import Call, Passage
+from nbgpu_backend.serving.passage import ROUTE, Call, Passage
 from nbgpu_backend.serving.problems import PROBLEM_HEADERS, problem_body
 from nbgpu_backend.serving.sockets import SocketPassage, refuse
 from nbgpu_backend.serving.target import Directory, Sink
@@ -46,14 +45,14 @@ class Balancer:
         sink: Sink,
         clock: Clock,
         session: aiohttp.ClientSession,
-        token: Token,
+        access: Access,
     ) -> None:
         """`session` makes a connection a request."""
         self._directory = directory
         self._sink = sink
         self._clock = clock
         self._session = session
-        self._token = token
+        self._access = access
 
     @staticmethod
     def owns(scope: Scope) -> bool:
@@ -66,12 +65,21 @@ class Balancer:
             call = self._call(scope, exchange)
             if call is None:
                 await _add_slash(scope, exchange)
-            elif socket:
-                known = (call, self._sink, self._clock, self._session)
-                await SocketPassage(*known, receive, send).run()
-            else:
-                known = (call, self._sink, self._clock, self._session)
-                await HttpPassage(*known, exchange, receive).run()
+                return
+            known = (call, self._sink, self._clock, self._session)
+            passage = (
+                SocketPassage(*known, receive, send)
+                if socket
+                else HttpPassage(*known, exchange, receive)
+            )
+            if call.key is None:
+                await passage.run()
+                return
+            self._access.enter(call.key, exchange, ROUTE)
+            try:
+                await passage.run()
+            finally:
+                call.key.allowance.leave()
         except NbgpuError as error:
             if socket:
                 await refuse(send, error)
@@ -80,7 +88,9 @@ class Balancer:
 
     def _call(self, scope: Scope, exchange: Exchange) -> Call | None:
         """None: the path lacks the slash that links of a page count from."""
-        self._authorize(exchange.headers)
+        headers = exchange.headers
+        given = headers.get(SERVICE_KEY)
+        key = self._access.of(headers if given is None else {b"authorization": given})
         raw_path: bytes = scope["raw_path"]
         name, prefix = _named_by_host(scope), ""
         if name is None:
@@ -90,6 +100,8 @@ class Balancer:
             raw_path, prefix = b"/" + rest, (PREFIX + name).decode("latin-1")
         called = name.decode("latin-1")
         target = self._directory.find(called)
+        if key is not None:
+            check_endpoint(key, target, called)
         if target is None:
             raise NotFound(
                 f"There is no endpoint '{called}'.",
@@ -109,21 +121,13 @@ class Balancer:
             prefix,
             affinity.read(value_of(scope["headers"], affinity.HEADER)),
             any(
-                name == b"authorization" and self._token.given_in({name: value})
+                name == b"authorization" and self._access.opens({name: value})
                 for name, value in scope["headers"]
             ),
-            exchange.client,
+            key,
+            key.id if key is not None else exchange.client,
             exchange.origin(),
         )
-
-    def _authorize(self, headers: Mapping[bytes, bytes]) -> None:
-        given = headers.get(SERVICE_KEY)
-        found = headers if given is None else {b"authorization": given}
-        if not self._token.given_in(found):
-            raise Unauthorized(
-                "The API key is missing or wrong.",
-                "Send the token of NBGPU_HOME/run/backend.json in X-Nbgpu-Key, or as a bearer token.",
-            )
 
 
 class HttpPassage(Passage):

@@ -1,8 +1,8 @@
 """What a load balancer passes on of a request's and an answer's headers, and what it keeps. Pure.
 
 Hop-by-hop fields end here (RFC 9110 7.6.1): those that everybody knows, and those that Connection names.
-So do trailers (6.5 allows it) and ours: the service's token, in whatever header it came, is never shown to
-an app. The app gets the key of its worker instead, by which it can tell this gateway from anybody else on
+So do trailers (6.5 allows it) and ours: the service's token or an endpoint's key, in whatever header it
+came, is never shown to an app. The app gets the key of its worker instead, by which it can tell this gateway from anybody else on
 the machine.
 """
 
@@ -63,7 +63,7 @@ def for_worker(
     prefix: str = "",
     socket: bool = False,
 ) -> list[tuple[str, str]]:
-    """`bearer_is_ours`: the Authorization header holds the service's token. `prefix`: the part of the path
+    """`bearer_is_ours`: the Authorization header holds the service's token or a key. `prefix`: the part of the path
     that is not the app's."""
     dropped = HOP_BY_HOP | OURS | _named(headers)
     if bearer_is_ours:

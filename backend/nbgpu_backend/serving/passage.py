@@ -20,6 +20,7 @@ from nbgpu_backend.errors import HoldTimeout, NbgpuError, UpstreamError, WorkerD
 from nbgpu_backend.serving.affinity import Affinity, worker_gone, worker_late
 from nbgpu_backend.serving.exchange import ClientGone, Scope
 from nbgpu_backend.serving.forwarding import Headers, for_worker, target
+from nbgpu_backend.serving.keys import Key
 from nbgpu_backend.serving.target import Record, Sink, Target
 from nbgpu_backend.serving.upstream import BROKEN
 from nbgpu_backend.serving.worker import PushWorker
@@ -39,7 +40,8 @@ class Call:
     raw_path: bytes  # the app's part
     prefix: str  # the other part, "" where the host names the endpoint
     affinity: Affinity | None
-    bearer_is_ours: bool
+    bearer_is_ours: bool  # the token or a key is in the Authorization header
+    key: Key | None
     client: str  # whom the queue is fair to
     origin: dict[str, str]
 
@@ -84,6 +86,8 @@ class Passage(ABC):
             arrived_us=clock.now(),
             origin=call.origin,
         )
+        if call.key is not None:
+            self._record.key = call.key.id
 
     # --- of the kind of request -------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ class SocketPassage(Passage):
         self._receive = receive
         self._send = send
         self._gone = self._committed = False
+        self._client_closed = False
         self._watcher: asyncio.Task[None] | None = None
         self._record.streamed = True
 
@@ -155,6 +156,7 @@ class SocketPassage(Passage):
         while True:
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
+                self._client_closed = True
                 reason = (message.get("reason") or "").encode()
                 await upstream.close(code=_sendable(message.get("code")), message=reason)
                 return
@@ -176,7 +178,7 @@ class SocketPassage(Passage):
             elif message.type is aiohttp.WSMsgType.CLOSE:
                 await self._close(_sendable(message.data), message.extra or "")
                 return
-            elif message.type is aiohttp.WSMsgType.CLOSING:
+            elif message.type is aiohttp.WSMsgType.CLOSING or self._client_closed:
                 return  # by the other way
             elif message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR):
                 self._record.error = f"the worker of '{self._target.name}' broke the connection"

@@ -17,6 +17,7 @@ export function Keys(props: { shown: KeysShown; onClose: () => void }): React.Re
   const { name, listed, draft, made } = shown;
   const { keys, view } = useHands();
   const [trouble, setTrouble] = React.useState<Failure | null>(null);
+  const box = React.useRef<HTMLElement>(null);
   const newKey = React.useRef<HTMLButtonElement>(null);
   const back = React.useRef(false);
   /** asked for here: what comes back into view by a scroll takes no focus */
@@ -43,6 +44,13 @@ export function Keys(props: { shown: KeysShown; onClose: () => void }): React.Re
       void read();
     }
   }, [unread, read]);
+  const unseen = React.useRef(unread);
+  React.useEffect(() => {
+    if (!unread && unseen.current) {
+      unseen.current = false;
+      box.current?.scrollIntoView({ block: 'nearest' });
+    }
+  }, [unread]);
 
   const again = (): void => {
     setTrouble(null);
@@ -74,6 +82,7 @@ export function Keys(props: { shown: KeysShown; onClose: () => void }): React.Re
 
   return (
     <section
+      ref={box}
       className="nbgpu-Keys"
       aria-label={`Keys of ${name}`}
       aria-busy={unread}

@@ -2,6 +2,7 @@
 import { cells } from './plugins/cells';
 import { commands } from './plugins/commands';
 import { core } from './plugins/core';
+import { keys } from './plugins/keys';
 import { launcher } from './plugins/launcher';
 import { notifications } from './plugins/notifications';
 import { panel } from './plugins/panel';
@@ -11,4 +12,4 @@ import { statusbar } from './plugins/statusbar';
 
 export { ICells, INbgpu, IPresentation } from './tokens';
 
-export default [core, cells, settings, commands, scaling, panel, launcher, statusbar, notifications];
+export default [core, cells, settings, commands, scaling, keys, panel, launcher, statusbar, notifications];

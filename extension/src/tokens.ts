@@ -47,5 +47,6 @@ export const Commands = {
   deploy: 'nbgpu:deploy',
   scale: 'nbgpu:scale',
   warm: 'nbgpu:warm',
+  keys: 'nbgpu:keys',
   insert: 'nbgpu:insert-cell'
 } as const;

@@ -42,6 +42,19 @@ test('to scale sends what is changed, and to warm how long', async () => {
   expect(await requests[1]!.json()).toEqual({ seconds: 1800, workers: 1 });
 });
 
+test('keys are listed of one endpoint, made, and revoked by id', async () => {
+  const { client: found, requests } = client(new Response('{"keys": []}'));
+  expect(await found.keys('chat')).toEqual([]);
+  await found.addKey({ endpoint: 'chat', label: 'app', perMinute: 60 });
+  await found.revoke('key-1f');
+  expect(requests.map(one => `${one.method} ${one.url.split('/nbgpu/api/')[1]}`)).toEqual([
+    expect.stringMatching(/^GET nbgpu\/v1\/keys\?endpoint=chat(&|$)/),
+    expect.stringMatching(/^POST nbgpu\/v1\/keys(\?|$)/),
+    expect.stringMatching(/^DELETE nbgpu\/v1\/keys\/key-1f(\?|$)/)
+  ]);
+  expect(await requests[1]!.json()).toEqual({ endpoint: 'chat', label: 'app', perMinute: 60 });
+});
+
 test('a peek starts no backend', async () => {
   const { client: found, requests } = client(new Response(null, { status: 204 }), new Response('{"seq": 1}'));
   expect(await found.peek()).toBeNull();

@@ -2,7 +2,7 @@ import { URLExt } from '@jupyterlab/coreutils';
 import { ServerConnection } from '@jupyterlab/services';
 import { Piece, pieces } from './answer';
 import { Failure, failure, ofResponse } from './problem';
-import type { Changes, Endpoint, Settings, WorkerLimits, Why } from './schema';
+import type { Changes, Endpoint, Key, KeyList, NewKey, Settings, WorkerLimits, Why } from './schema';
 
 /** What a deploy asks for: the part of a create request that the panel sets. */
 export interface Deploy {
@@ -13,6 +13,17 @@ export interface Deploy {
 
 /** How many workers, and how long one idles, in seconds. */
 export type Limits = WorkerLimits;
+
+/** A key that is asked for; a limit that is left out is none. */
+export interface Wanted {
+  /** its name */
+  endpoint: string;
+  label: string;
+  /** requests and jobs */
+  perMinute?: number;
+  /** requests and jobs in progress */
+  atOnce?: number;
+}
 
 export interface Question {
   text: string;
@@ -73,6 +84,21 @@ export class Client {
 
   async settings(): Promise<Settings> {
     return (await this._json('GET', 'nbgpu/v1/settings')) as Settings;
+  }
+
+  /** Those in force of an endpoint, in the order in which they were made. */
+  async keys(endpoint: string): Promise<Key[]> {
+    return ((await this._json('GET', `nbgpu/v1/keys?endpoint=${encodeURIComponent(endpoint)}`)) as KeyList).keys;
+  }
+
+  /** This answer alone has the secret. */
+  async addKey(wanted: Wanted): Promise<NewKey> {
+    return (await this._json('POST', 'nbgpu/v1/keys', wanted)) as NewKey;
+  }
+
+  /** It opens nothing any more when this returns; what it has in progress goes on. */
+  async revoke(id: string): Promise<Key> {
+    return (await this._json('DELETE', `nbgpu/v1/keys/${encodeURIComponent(id)}`)) as Key;
   }
 
   /** Stream an answer; what it waits for comes first. */

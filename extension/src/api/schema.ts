@@ -142,6 +142,32 @@ export interface Fetch {
   error: string | null;
 }
 
+/** A key without its secret, and what came with it. */
+export interface Key {
+  id: string;
+  endpoint: string;
+  endpointId: string;
+  /** how it begins */
+  prefix: string;
+  label: string;
+  /** requests and jobs a minute */
+  perMinute: number | null;
+  /** requests and jobs in progress */
+  atOnce: number | null;
+  /** UTC, microseconds since 1970 */
+  createdUs: number;
+  usedUs: number | null;
+  requests: number;
+  tokensIn: number;
+  tokensOut: number;
+  /** decimal text, US dollars */
+  cost: string;
+}
+
+export interface KeyList {
+  keys: Key[];
+}
+
 export interface ModelInfo {
   ref: string;
   source: 'hub' | 'directory' | 'library' | 'handler' | 'none';
@@ -149,6 +175,30 @@ export interface ModelInfo {
   path: string | null;
   bytes: number;
   fetch: Fetch;
+}
+
+/** The one answer that has the secret. */
+export interface NewKey {
+  id: string;
+  endpoint: string;
+  endpointId: string;
+  /** how it begins */
+  prefix: string;
+  label: string;
+  /** requests and jobs a minute */
+  perMinute: number | null;
+  /** requests and jobs in progress */
+  atOnce: number | null;
+  /** UTC, microseconds since 1970 */
+  createdUs: number;
+  usedUs: number | null;
+  requests: number;
+  tokensIn: number;
+  tokensOut: number;
+  /** decimal text, US dollars */
+  cost: string;
+  secret: string;
+  baseUrl: string;
 }
 
 /** Where something was asked for: kept with every resource and request. */

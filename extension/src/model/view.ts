@@ -1,5 +1,6 @@
 import { ISignal, Signal } from '@lumino/signaling';
 import { Draft, EMPTY } from './deployment';
+import type { KeysShown } from './keys';
 import type { Sort } from './order';
 import type { ScaleDraft } from './scaling';
 
@@ -16,6 +17,8 @@ export class View {
   draft: Draft | null = null;
   /** The scale form of the open row, null while it is closed. */
   scaling: ScaleDraft | null = null;
+  /** The keys of the open row, null while they are closed: a secret goes with them. */
+  keys: KeysShown | null = null;
   /** What is asked why about in the open row: its name, or a worker's id. */
   why: string | null = null;
   /** Its answer has not been seen yet: it is brought into view once, not each time its row is drawn again. */
@@ -25,18 +28,18 @@ export class View {
     return this._changed;
   }
 
-  set(what: Partial<Pick<View, 'search' | 'sort' | 'open' | 'reveal' | 'draft' | 'scaling' | 'why'>>): void {
+  set(what: Partial<Pick<View, 'search' | 'sort' | 'open' | 'reveal' | 'draft' | 'scaling' | 'keys' | 'why'>>): void {
     Object.assign(this, what);
     this._changed.emit();
   }
 
   toggle(name: string): void {
-    this.set({ open: this.open === name ? null : name, scaling: null, why: null });
+    this.set({ open: this.open === name ? null : name, scaling: null, keys: null, why: null });
   }
 
   /** Open a row, whatever the search was, and bring it into view. */
   show(name: string): void {
-    const other = this.open === name ? {} : { scaling: null, why: null };
+    const other = this.open === name ? {} : { scaling: null, keys: null, why: null };
     this.set({ search: '', open: name, reveal: name, ...other });
   }
 
@@ -48,6 +51,13 @@ export class View {
   rescale(change: Partial<ScaleDraft>): void {
     if (this.scaling) {
       this.set({ scaling: { ...this.scaling, ...change } });
+    }
+  }
+
+  /** Of the keys of an endpoint, if those are still open: an answer may come late. */
+  rekey(name: string, change: Partial<KeysShown>): void {
+    if (this.keys?.name === name) {
+      this.set({ keys: { ...this.keys, ...change } });
     }
   }
 
@@ -81,6 +91,7 @@ export class View {
     if (left.length !== this.selected.size || (open !== this.open && this.reveal === null)) {
       this.selected = new Set(left);
       this.open = this.reveal === null ? open : this.open;
+      this.keys = this.keys?.name === this.open ? this.keys : null;
       this._changed.emit();
     }
   }

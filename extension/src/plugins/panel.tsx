@@ -6,6 +6,7 @@ import * as React from 'react';
 import { failure } from '../api/problem';
 import { folderOf, requestOf } from '../model/deployment';
 import { perHour } from '../model/format';
+import { revocation } from '../model/keys';
 import { ICells, INbgpu, IPresentation } from '../tokens';
 import type { Hands } from '../view/context';
 import { Lost } from '../view/lost';
@@ -49,6 +50,21 @@ function hands(nbgpu: INbgpu, cells: ICells | null, tracker: INotebookTracker | 
     limits: async name => {
       const { workers, nbgpu: status } = await client.endpoint(name);
       return { workers, ratePerHour: status.ratePerHour };
+    },
+    keys: {
+      list: name => client.keys(name),
+      add: wanted => client.addKey(wanted),
+      revoke: async key => {
+        const asked = await showDialog({
+          ...revocation(key),
+          buttons: [Dialog.cancelButton(), Dialog.warnButton({ label: 'Revoke' })],
+          defaultButton: 0
+        });
+        if (asked.button.accept) {
+          await client.revoke(key.id);
+        }
+        return asked.button.accept;
+      }
     },
     why: subject => client.why(subject),
     places: async () => {

@@ -7,31 +7,9 @@ import { gpuIcon } from '../icon';
 import { draftOf } from '../model/scaling';
 import { WARMTHS, warmWorkers } from '../model/warmth';
 import { Commands, INbgpu, PANEL } from '../tokens';
+import { chosen, NAME } from './chosen';
 
 const OFF = 'off: no longer';
-
-/** The endpoint of a command: the one that is named, the open one, the only one, or the one that is chosen. */
-async function chosen(nbgpu: INbgpu, title: string, args: ReadonlyPartialJSONObject): Promise<string | null> {
-  const { state, view } = nbgpu;
-  if (!state.summary || (typeof args.name === 'string' && !state.endpoint(args.name))) {
-    await state.refresh(); // it may have been made just now
-  }
-  const names = (state.summary?.endpoints ?? []).map(row => row.name);
-  if (typeof args.name === 'string') {
-    if (names.includes(args.name)) {
-      return args.name;
-    }
-    Notification.error(`There is no endpoint ${args.name}.`);
-    return null;
-  }
-  if (view.open !== null && names.includes(view.open)) {
-    return view.open;
-  }
-  if (names.length < 2) {
-    return names[0] ?? null;
-  }
-  return (await InputDialog.getItem({ title, label: 'Endpoint', items: [...names].sort() })).value;
-}
 
 /** How long, in seconds; null if the person thinks better of it. */
 async function length(name: string): Promise<number | null> {
@@ -54,7 +32,6 @@ function limitsOf(args: ReadonlyPartialJSONObject): Partial<Limits> {
 }
 
 const NUMBER = { type: 'number' } as const;
-const NAME = { type: 'string', description: 'of the endpoint; by default the open one' } as const;
 
 export const scaling: JupyterFrontEndPlugin<void> = {
   id: 'nbgpu:scaling',

@@ -4,13 +4,14 @@ import { act } from 'react';
 import { createRoot } from 'react-dom/client';
 import { vi } from 'vitest';
 import type { Piece } from '../api/answer';
-import type { Changes } from '../api/schema';
+import type { Wanted } from '../api/client';
+import type { Changes, Key } from '../api/schema';
 import { Actions } from '../model/actions';
 import { State } from '../model/state';
 import { Trials } from '../model/trial';
 import { View } from '../model/view';
 import { Hands, HandsProvider } from '../view/context';
-import { changes, why as story } from './samples';
+import { changes, newKey, why as story } from './samples';
 
 export function fake(answer: Changes = changes(0), pieces: Piece[] = []) {
   const client = {
@@ -29,6 +30,11 @@ export function fake(answer: Changes = changes(0), pieces: Piece[] = []) {
   const limits = vi.fn(() =>
     Promise.resolve({ workers: { min: 0, max: 1, idleTimeout: 60 }, ratePerHour: '3.60' })
   );
+  const keys = {
+    list: vi.fn(() => Promise.resolve<Key[]>([])),
+    add: vi.fn((wanted: Wanted) => Promise.resolve(newKey({ label: wanted.label }))),
+    revoke: vi.fn(() => Promise.resolve(true))
+  };
   const why = vi.fn((subject: string) => Promise.resolve(story(subject)));
   const deploy = vi.fn(() => Promise.resolve());
   const hands: Hands = {
@@ -44,10 +50,11 @@ export function fake(answer: Changes = changes(0), pieces: Piece[] = []) {
     remove,
     deploy,
     limits,
+    keys,
     why,
     places: () => Promise.resolve(new Map([['local', 'this machine']]))
   };
-  return { client, hands, insert, copy, remove, deploy, limits, why };
+  return { client, hands, insert, copy, remove, deploy, keys, limits, why };
 }
 
 /** Draw it, and return where. */

@@ -1,5 +1,5 @@
 /** Answers of the backend for tests: whole ones, of which a test names what it is about. */
-import type { Changes, EndpointRow, Event, Summary, Why, WorkerRow } from '../api/schema';
+import type { Changes, EndpointRow, Event, Key, NewKey, Summary, Why, WorkerRow } from '../api/schema';
 
 export function row(name: string, more: Partial<EndpointRow> = {}): EndpointRow {
   return {
@@ -48,6 +48,29 @@ export function worker(id: string, more: Partial<WorkerRow> = {}): WorkerRow {
     costSoFar: '0',
     ...more
   };
+}
+
+export function key(more: Partial<Key> = {}): Key {
+  return {
+    id: 'key-1f',
+    endpoint: 'chat',
+    endpointId: 'ep-chat',
+    prefix: 'nbgpu_AbCdEf',
+    label: '',
+    perMinute: null,
+    atOnce: null,
+    createdUs: 1_700_000_000_000_000,
+    usedUs: null,
+    requests: 0,
+    tokensIn: 0,
+    tokensOut: 0,
+    cost: '0',
+    ...more
+  };
+}
+
+export function newKey(more: Partial<NewKey> = {}): NewKey {
+  return { ...key(), secret: 'nbgpu_AbCdEf-the-rest-of-it', baseUrl: 'http://127.0.0.1:1/v2/chat/openai/v1', ...more };
 }
 
 export function why(name: string, more: Partial<Why> = {}): Why {

@@ -61,3 +61,8 @@ test('an example names a variable that Python takes', () => {
   expect(example('7b-chat').source).toContain('endpoint_7b_chat = ');
   expect(example('import').source).toContain('endpoint_import = ');
 });
+
+test('a word as by default is written where another stands behind it', () => {
+  expect(cell('key', { action: 'ls', name: 'chat' }).source).toBe('%gpu key ls chat');
+  expect(cell('key', { action: 'ls' }).source).toBe('%gpu key');
+});

@@ -72,6 +72,8 @@ export function cell(name: string, values: Values = {}): Cell {
     throw new Error(`${name} has no argument ${unknown}.`);
   }
   const positional: string[] = [];
+  /** positional ones as by default: written only if another stands behind them */
+  let before: string[] = [];
   const options: string[] = [];
   let body: string | null = null;
   for (const argument of verb.arguments) {
@@ -81,10 +83,16 @@ export function cell(name: string, values: Values = {}): Cell {
       if (argument.required) {
         throw new Error(`${name} needs ${argument.name}.`);
       }
+      if (value !== null && argument.flags.length === 0) {
+        before.push(...words(argument, value));
+      }
     } else if (argument.kind === 'cell') {
       body = spelled(argument, value);
+    } else if (argument.flags.length > 0) {
+      options.push(...words(argument, value));
     } else {
-      (argument.flags.length > 0 ? options : positional).push(...words(argument, value));
+      positional.push(...before, ...words(argument, value));
+      before = [];
     }
   }
   const whole = body !== null;

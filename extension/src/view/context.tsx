@@ -1,5 +1,6 @@
 import * as React from 'react';
-import type { Why } from '../api/schema';
+import type { Wanted } from '../api/client';
+import type { Key, NewKey, Why } from '../api/schema';
 import type { Actions } from '../model/actions';
 import type { Draft } from '../model/deployment';
 import type { Limited } from '../model/scaling';
@@ -7,6 +8,14 @@ import type { State } from '../model/state';
 import type { Trials } from '../model/trial';
 import type { View } from '../model/view';
 import type { Cell } from '../verbs/cell';
+
+/** The keys of endpoints. Each throws a Failure. */
+export interface Keys {
+  readonly list: (endpoint: string) => Promise<Key[]>;
+  readonly add: (wanted: Wanted) => Promise<NewKey>;
+  /** Asks first; false if the person thinks better of it. */
+  readonly revoke: (key: Key) => Promise<boolean>;
+}
 
 /** What the components draw, and whom they tell what was clicked. They ask nobody else. */
 export interface Hands {
@@ -23,6 +32,7 @@ export interface Hands {
   readonly deploy: (draft: Draft) => Promise<void>;
   /** How far it may scale, as it is set; throws a Failure. */
   readonly limits: (name: string) => Promise<Limited>;
+  readonly keys: Keys;
   /** Of an endpoint or a worker; throws a Failure. */
   readonly why: (subject: string) => Promise<Why>;
   /** The places, with the price of an hour there in words. */

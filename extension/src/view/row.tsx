@@ -1,12 +1,14 @@
-import { copyIcon, deleteIcon, infoIcon, runIcon, settingsIcon, stopIcon } from '@jupyterlab/ui-components';
+import { copyIcon, deleteIcon, infoIcon, lockIcon, runIcon, settingsIcon, stopIcon } from '@jupyterlab/ui-components';
 import * as React from 'react';
 import type { EndpointRow } from '../api/schema';
 import { costAt, moves, rateAt, sparkAt, workersText } from '../model/figures';
 import { clock, dollars, latency, perHour, perSecond, plural, span } from '../model/format';
+import { keysOf, listCell } from '../model/keys';
 import { draftOf } from '../model/scaling';
 import { cell, example } from '../verbs/cell';
 import { useHands } from './context';
 import { useChanges, useNow } from './hooks';
+import { Keys } from './keys';
 import { Mark } from './mark';
 import { Act, Trouble } from './parts';
 import { ScaleForm } from './scale';
@@ -104,14 +106,20 @@ function Figures({ row, at, watched }: Figured): React.ReactElement {
 function Details({ row, busy }: { row: EndpointRow; busy: boolean }): React.ReactElement {
   const { actions, copy, insert, remove, view } = useHands();
   const scale = React.useRef<HTMLButtonElement>(null);
+  const keys = React.useRef<HTMLButtonElement>(null);
   const box = React.useRef<HTMLDivElement>(null);
   const { name } = row;
   const rested = row.state === 'stopped' || row.state === 'failed';
   const scaling = view.scaling?.name === name ? view.scaling : null;
+  const keyed = view.keys?.name === name ? view.keys : null;
   const { why } = view;
   const closeScale = (): void => {
     view.set({ scaling: null });
     scale.current?.focus();
+  };
+  const closeKeys = (): void => {
+    view.set({ keys: null });
+    keys.current?.focus();
   };
   const closeWhy = (): void => {
     view.set({ why: null });
@@ -163,6 +171,15 @@ function Details({ row, busy }: { row: EndpointRow; busy: boolean }): React.Reac
           cell={null}
         />
         <Act
+          label="Keys"
+          about={`Keys of ${name}`}
+          icon={lockIcon}
+          expanded={keyed !== null}
+          button={keys}
+          onClick={() => view.set({ keys: keyed ? null : keysOf(name) })}
+          cell={listCell(name)}
+        />
+        <Act
           label="Delete"
           about={`Delete ${name}`}
           icon={deleteIcon}
@@ -197,6 +214,7 @@ function Details({ row, busy }: { row: EndpointRow; busy: boolean }): React.Reac
         )}
       </div>
       {scaling && <ScaleForm key={name} draft={scaling} onClose={closeScale} />}
+      {keyed && <Keys key={`keys ${name}`} shown={keyed} onClose={closeKeys} />}
       {why === name && <WhyStory row={row} subject={name} onClose={closeWhy} />}
       <Warm row={row} />
       <Workers row={row} />

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import secrets
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -39,7 +38,7 @@ from nbgpu_backend.serving.exchange import (
 )
 from nbgpu_backend.serving.keys import Key
 from nbgpu_backend.serving.stream import StreamMeter, ask_for_usage, comment
-from nbgpu_backend.serving.target import Directory, Record, Sink, Target
+from nbgpu_backend.serving.target import Directory, Record, Sink, Target, request_id
 from nbgpu_backend.serving.upstream import BROKEN
 from nbgpu_backend.serving.wire import Answer, Wire
 from nbgpu_backend.serving.worker import PushWorker
@@ -168,7 +167,7 @@ class Gateway:
         if streamed:
             body, strip = ask_for_usage(body, parsed)
         record = Record(
-            id="req-" + secrets.token_hex(8),
+            id=request_id(arrived_us),
             endpoint_id=target.id,
             endpoint=target.name,
             route=route,
@@ -273,12 +272,7 @@ class _Request:
     async def _on(self, worker: PushWorker, ticket: Ticket) -> bool:
         """Send the request to this worker; False if it died before the first byte."""
         record, now = self._record, self._clock.elapsed()
-        record.worker_id, record.rate = worker.id, worker.rate
-        record.queue_s = ticket.assigned - self._arrived
-        record.cold = worker.ready > self._arrived  # also where a ready one died in between
-        if record.cold:
-            record.start_s = worker.ready - max(self._arrived, worker.launched)
-            record.phases, record.tier = worker.phases, worker.tier
+        record.given(worker, ticket)
         mark = worker.take(now)
         try:
             return await self._forward(worker, now, mark)

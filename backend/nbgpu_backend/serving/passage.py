@@ -8,7 +8,6 @@ its method is idempotent (RFC 9110 9.2.2).
 from __future__ import annotations
 
 import asyncio
-import secrets
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ from nbgpu_backend.serving.affinity import Affinity, worker_gone, worker_late
 from nbgpu_backend.serving.exchange import ClientGone, Scope
 from nbgpu_backend.serving.forwarding import Headers, for_worker, target
 from nbgpu_backend.serving.keys import Key
-from nbgpu_backend.serving.target import Record, Sink, Target
+from nbgpu_backend.serving.target import Record, Sink, Target, request_id
 from nbgpu_backend.serving.upstream import BROKEN
 from nbgpu_backend.serving.worker import PushWorker
 
@@ -77,13 +76,14 @@ class Passage(ABC):
         self._clock = clock
         self._session = session
         self._arrived = clock.elapsed()
+        arrived_us = clock.now()
         self._record = Record(
-            id="req-" + secrets.token_hex(8),
+            id=request_id(arrived_us),
             endpoint_id=call.target.id,
             endpoint=call.target.name,
             route=ROUTE,
             streamed=False,
-            arrived_us=clock.now(),
+            arrived_us=arrived_us,
             origin=call.origin,
         )
         if call.key is not None:
@@ -207,12 +207,7 @@ class Passage(ABC):
     async def _on(self, worker: PushWorker, ticket: Ticket) -> bool:
         """Send the request to this worker; False if it is to be given to another."""
         record, now = self._record, self._clock.elapsed()
-        record.worker_id, record.rate = worker.id, worker.rate
-        record.queue_s = ticket.assigned - self._arrived
-        record.cold = worker.ready > self._arrived
-        if record.cold:
-            record.start_s = worker.ready - max(self._arrived, worker.launched)
-            record.phases, record.tier = worker.phases, worker.tier
+        record.given(worker, ticket)
         mark = worker.take(now)
         try:
             await self.forward(worker)

@@ -17,9 +17,15 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from nbgpu_backend.serving.exchange import WHOLE
 
 HEAD_LIMIT = 64 << 10
 HEADER_LINES = 128
@@ -56,6 +62,48 @@ class Crowd:
             oldest = next(iter(self._idle))
             self.busy(oldest)
             oldest.transport.abort()
+
+
+class Cork:
+    """A transport that gathers what is written."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self._parts.append(data)
+
+    def out(self) -> None:
+        if self._parts:
+            self._transport.writelines(self._parts)
+            self._parts = []
+
+    def close(self) -> None:
+        self.out()
+        self._transport.close()
+
+
+class Cycle(RequestResponseCycle):
+    """The head of a whole answer goes out with its body, in one call of the system instead of two."""
+
+    _head: Any = None
+
+    async def send(self, message: Any) -> None:
+        if WHOLE in message:
+            self._head = message
+        elif self._head is None:
+            await super().send(message)
+        else:
+            head, self._head = self._head, None
+            transport, cork = self.transport, Cork(self.transport)
+            self.transport = cast(asyncio.Transport, cork)
+            try:
+                await super().send(head)
+                await super().send(message)
+            finally:
+                self.transport = transport
+                cork.out()
 
 
 class Front(HttpToolsProtocol):
@@ -130,6 +178,8 @@ class Front(HttpToolsProtocol):
         self._expect(BODY_S)
         self.crowd.busy(self)
         super().on_headers_complete()
+        if self.cycle is not None:
+            self.cycle.__class__ = Cycle  # uvicorn makes its own, and has no setting for it
 
     def on_body(self, body: bytes) -> None:
         self._fresh = True

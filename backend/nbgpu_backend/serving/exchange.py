@@ -25,6 +25,7 @@ STREAM_HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+WHOLE = "nbgpu.whole"  # of a start: its body follows at once (front.Cycle)
 TRACE_HEADERS = (b"traceparent", b"tracestate")
 
 
@@ -115,7 +116,11 @@ class Exchange:
     ) -> None:
         """A whole answer (JSON unless the headers say otherwise)."""
         headers = headers or [(b"content-type", b"application/json")]
-        await self.start(status, [*headers, (b"content-length", str(len(body)).encode())])
+        headers = [*headers, (b"content-length", b"%d" % len(body)), *self.extra]
+        self.committed = True
+        await self._send(
+            {"type": "http.response.start", "status": status, "headers": headers, WHOLE: True}
+        )
         await self.send(body, more=False)
 
     async def beat(self, text: str) -> None:

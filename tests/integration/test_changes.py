@@ -117,6 +117,18 @@ def test_an_open_stream_does_not_delay_the_end(backend: BackendProcess) -> None:
         assert time.monotonic() - began < 3
 
 
+def test_events_of_a_burst_all_come_in_their_order(shared_backend: BackendProcess) -> None:
+    start = shared_backend.get("/nbgpu/v1/changes")["seq"]
+
+    def change(_: int) -> None:
+        shared_backend.http.patch("/nbgpu/v1/settings", json={"rates": {"local": "0"}})
+
+    with following(shared_backend) as heard, ThreadPoolExecutor(8) as pool:
+        list(pool.map(change, range(100)))
+        ids = [int(seq) for _, seq, _ in (next(heard) for _ in range(100)) if seq is not None]
+    assert ids == list(range(start + 1, start + 101))
+
+
 @contextmanager
 def following(backend: BackendProcess, endpoint: str | None = None) -> Iterator[Iterator[Heard]]:
     """The stream of events as (kind, id, data); two seconds without a byte are httpx.ReadTimeout."""

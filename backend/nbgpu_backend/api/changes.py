@@ -14,6 +14,9 @@ from nbgpu_backend.control.summary import summary_of
 from nbgpu_backend.schema.changes import Changes
 from nbgpu_backend.schema.events import Beat, Event
 
+GATHER_S = (
+    0.05  # between what is sent to one client: a lone event goes at once, a burst goes together
+)
 PING_S = 15.0  # a comment on a quiet stream, so that a dead client is noticed
 BACKLOG = 1000
 CHANGES = 500  # events of one answer
@@ -90,20 +93,30 @@ async def _follow(core: Core, since: int | None, endpoint_id: str | None) -> Asy
                 yield _sse(event)
             if len(stored) < BACKLOG:
                 break
+        sent = 0.0
         while True:
             try:
-                heard = await asyncio.wait_for(queue.get(), PING_S)
+                heard = [await asyncio.wait_for(queue.get(), PING_S)]
             except TimeoutError:
                 yield ": ping\n\n"
                 continue
-            if heard is None:
+            if (early := sent + GATHER_S - services.clock.elapsed()) > 0:
+                await asyncio.sleep(early)
+            while not queue.empty():
+                heard.append(queue.get_nowait())
+            texts = []
+            for one in heard:
+                if isinstance(one, Beat):
+                    if endpoint_id is None or endpoint_id in one.endpoint_ids:
+                        texts.append(f"event: {one.kind}\ndata: {json.dumps(one.wire())}\n\n")
+                elif one is not None and one.seq > seen and endpoint_id in (None, one.endpoint_id):
+                    seen = one.seq
+                    texts.append(_sse(one))
+            if texts:
+                yield "".join(texts)
+                sent = services.clock.elapsed()
+            if None in heard:
                 return
-            if isinstance(heard, Beat):
-                if endpoint_id is None or endpoint_id in heard.endpoint_ids:
-                    yield f"event: {heard.kind}\ndata: {json.dumps(heard.wire())}\n\n"
-            elif heard.seq > seen and endpoint_id in (None, heard.endpoint_id):
-                seen = heard.seq
-                yield _sse(heard)
     finally:
         core.streams.discard(end)
         stop_events()

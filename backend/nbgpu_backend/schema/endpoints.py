@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from nbgpu_backend.schema.common import Dollars, Micros, Model, Origin, Reason, Request
+from nbgpu_backend.schema.secrets import secret_name
 
 EndpointState = Literal[
     "fetching", "asleep", "starting", "ready", "busy", "throttled", "draining", "failed", "stopped"
@@ -145,7 +146,7 @@ class CreateEndpoint(Request):
     @classmethod
     def no_secrets(cls, env: dict[str, str]) -> dict[str, str]:
         for name in env:
-            if any(word in name.upper() for word in ("TOKEN", "KEY", "SECRET", "PASSWORD")):
+            if secret_name(name):
                 raise ValueError(
                     f"{name} looks like a secret: its value would be stored readable. "
                     "Set it in the environment of the backend instead"

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from nbgpu_backend.schema.common import Dollars, Micros, Model, Reason, Request
 from nbgpu_backend.schema.endpoints import Phase
+from nbgpu_backend.schema.pods import PodRow
 
 
 class WorkerRow(Model):
@@ -64,8 +65,9 @@ class Summary(Model):
     at_us: Micros
     per_hour: Dollars
     spent_today: Dollars
-    idle_but_billing: list[str] = Field(description="names of endpoints")
+    idle_but_billing: list[str] = Field(description="names of endpoints and pods")
     endpoints: list[EndpointRow]
+    pods: list[PodRow] = []
     orphans: list[Orphan] = []
 
 

@@ -142,6 +142,43 @@ export interface Fetch {
   error: string | null;
 }
 
+/** Percent. */
+export interface Gauge {
+  util: number;
+}
+
+export interface GlobalNetworking {
+  enabled: boolean;
+}
+
+export interface GpuGauge {
+  util: number;
+  memoryUtil: number;
+}
+
+/** `generation` grows by one with each process of it. */
+export interface Kernel {
+  state: 'none' | 'starting' | 'idle' | 'busy' | 'dead';
+  generation: number;
+  /** in the pod's own numbering */
+  pid: number | null;
+  startedUs: number | null;
+  connection: KernelConnection | null;
+}
+
+/** As a Jupyter connection file, over `ipc`: `ip` is an absolute path, and the socket of `shell_port` 1 */
+export interface KernelConnection {
+  transport: 'ipc';
+  ip: string;
+  key: string;
+  signatureScheme: string;
+  shellPort: number;
+  iopubPort: number;
+  stdinPort: number;
+  controlPort: number;
+  hbPort: number;
+}
+
 /** A key without its secret, and what came with it. */
 export interface Key {
   id: string;
@@ -175,6 +212,16 @@ export interface ModelInfo {
   path: string | null;
   bytes: number;
   fetch: Fetch;
+}
+
+export interface Mounts {
+  persistent: PersistentMount | null;
+  network: NetworkMount[];
+}
+
+export interface NetworkMount {
+  volumeId: string;
+  path: string;
 }
 
 /** The one answer that has the secret. */
@@ -214,6 +261,13 @@ export interface Orphan {
   pid: number | null;
 }
 
+/** A disk of the pod's own: it stays through stop and failure, and goes with the pod. */
+export interface PersistentMount {
+  /** GB; not enforced on this machine */
+  size: number;
+  path: string;
+}
+
 export interface Phase {
   name: string;
   seconds: number;
@@ -223,6 +277,164 @@ export interface Place {
   on: string;
   cpu: number | null;
   gpu: string[];
+}
+
+export interface Pod {
+  id: string;
+  name: string;
+  status: 'PROVISIONING' | 'STARTING' | 'RUNNING' | 'EXITED' | 'ERROR' | 'TERMINATED';
+  actions: ('start' | 'stop' | 'restart' | 'terminate')[];
+  image: string | null;
+  args: string | null;
+  disk: number | null;
+  env: Record<string, string>;
+  ports: string[];
+  registry: null;
+  mounts: Mounts;
+  gpu: PodGpu | null;
+  cpu: PodCpu | null;
+  cloud: 'SECURE';
+  dataCenterId: string | null;
+  cudaVersion: string | null;
+  ssh: PodSsh;
+  template: null;
+  /** US dollars an hour, 0 while it does not run */
+  cost: number;
+  locked: boolean;
+  globalNetworking: GlobalNetworking;
+  runtime: PodRuntime | null;
+  createdAt: string;
+  startedAt: string | null;
+  nbgpu: PodState;
+}
+
+export interface PodCpu {
+  id: string;
+  vcpuCount: number;
+  /** GB */
+  memory: number;
+}
+
+export interface PodGpu {
+  id: string;
+  count: number;
+}
+
+/** When a pod ends by itself, whether somebody thinks of it or not. null: never by this. */
+export interface PodLimits {
+  /** without a cell, a terminal, traffic, or use of processor or GPU */
+  idleStopS: number | null;
+  untilUs: number | null;
+  /** since it was last started */
+  maxCost: string | null;
+  /** null: what is free, less a floor */
+  memoryBytes: number | null;
+  processes: number;
+  /** for `before_stop` and the kernel */
+  graceS: number;
+}
+
+/** A pod in the summary. */
+export interface PodRow {
+  id: string;
+  name: string;
+  state: string;
+  status: 'PROVISIONING' | 'STARTING' | 'RUNNING' | 'EXITED' | 'ERROR' | 'TERMINATED';
+  reason: string;
+  /** UTC, microseconds since 1970 */
+  reasonSinceUs: number;
+  on: string;
+  gpu: string | null;
+  cpu: number | null;
+  isolation: string | null;
+  kernel: 'none' | 'starting' | 'idle' | 'busy' | 'dead';
+  kernelspec: string | null;
+  use: PodUse;
+  /** decimal text, US dollars */
+  ratePerHour: string;
+  /** decimal text, US dollars */
+  costSoFar: string;
+  idleButBilling: boolean;
+  activeUs: number | null;
+  stopsAtUs: number | null;
+  stopsWhy: string;
+  volumeName: string | null;
+  origin: string | null;
+  /** UTC, microseconds since 1970 */
+  createdUs: number;
+  startedUs: number | null;
+}
+
+export interface PodRuntime {
+  /** seconds */
+  uptime: number;
+  gpus: GpuGauge[];
+  cpu: Gauge;
+  memory: Gauge;
+  ports: RuntimePort[];
+}
+
+export interface PodSsh {
+  proxy: null;
+  direct: null;
+}
+
+/** All of ours about a pod. */
+export interface PodState {
+  /** preparing, starting, idle, busy, stopping, stopped, failed, unreachable */
+  state: string;
+  reason: Reason;
+  place: Place;
+  isolation: 'bubblewrap' | 'process' | null;
+  /** what separates it from the rest, in words */
+  isolationText: string;
+  network: 'host' | 'none';
+  limits: PodLimits;
+  requirements: string[];
+  secrets: string[];
+  beforeStop: string | null;
+  volumeId: string;
+  /** of a network volume */
+  volumeName: string | null;
+  /** the folder of this machine that is /workspace */
+  workspace: string;
+  preparation: Preparation;
+  kernel: Kernel | null;
+  /** its name in Jupyter's kernel picker, while it runs */
+  kernelspec: string | null;
+  /** the last one */
+  run: Run | null;
+  /** the last sign of use */
+  activeUs: number | null;
+  /** the nearest instant at which it ends by itself */
+  stopsAtUs: number | null;
+  stopsWhy: string;
+  use: PodUse;
+  skipped: SkippedPlace[];
+  /** decimal text, US dollars */
+  ratePerHour: string;
+  rateSource: string;
+  /** decimal text, US dollars */
+  costSoFar: string;
+  origin: Origin;
+  tags: Record<string, string>;
+  version: number;
+  /** UTC, microseconds since 1970 */
+  createdUs: number;
+  startedUs: number | null;
+  /** of its log, where it failed */
+  tail: string[];
+  outcome: 'created' | 'attached' | 'changed' | null;
+  changes: Change[];
+}
+
+/** What it uses now; bytes, and processor time as a share of one core. */
+export interface PodUse {
+  memoryBytes: number;
+  memoryLimit: number;
+  cpu: number;
+  processes: number;
+  terminals: number;
 }
 
 /** Limits of one request, in seconds, and of the queue, in requests; how a worker may start. */
@@ -249,6 +461,14 @@ export interface Policy {
   tiers: ('preimported' | 'parked')[];
   /** how long an idle engine is kept parked; null: 600 for vllm, 0 (never) for others */
   parkS: number | null;
+}
+
+/** The pod's environment being made. `text` says what is done just now. */
+export interface Preparation {
+  state: 'none' | 'running' | 'done' | 'failed';
+  text: string;
+  beganUs: number | null;
+  error: string | null;
 }
 
 /** RFC 9457, as REST v2 sends it, with our code and next step. */
@@ -292,6 +512,26 @@ export interface RequestUrls {
   health: string;
 }
 
+/** One cell that the kernel was given, by whomever. `n` is the number of its first output. */
+export interface Run {
+  id: string;
+  n: number;
+  label: string;
+  state: 'queued' | 'running' | 'ok' | 'error' | 'interrupted' | 'aborted' | 'died';
+  /** UTC, microseconds since 1970 */
+  askedUs: number;
+  beganUs: number | null;
+  endedUs: number | null;
+  by: 'run' | 'notebook';
+}
+
+export interface RuntimePort {
+  private: number;
+  public: number | null;
+  type: string;
+  ip: string | null;
+}
+
 /** What the backend is set to. `rates` maps a place to dollars an hour (decimal text). */
 export interface Settings {
   rates: Record<string, string>;
@@ -312,9 +552,10 @@ export interface Summary {
   perHour: string;
   /** decimal text, US dollars */
   spentToday: string;
-  /** names of endpoints */
+  /** names of endpoints and pods */
   idleButBilling: string[];
   endpoints: EndpointRow[];
+  pods: PodRow[];
   orphans: Orphan[];
 }
 

@@ -29,7 +29,8 @@ class Call:
     stamp: bool = False
     follow: str = ""
     view: str = ""
-    about: str = ""  # the endpoint that it is about
+    about: str = ""  # the endpoint or pod that it is about
+    pod: Call | None = None  # what is sent instead where `about` is a pod
 
 
 class Context(Protocol):

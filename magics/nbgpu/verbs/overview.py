@@ -10,7 +10,7 @@ from nbgpu.submission import STATES
 from nbgpu.verbs.call import Call, Context, verb
 from nbgpu.verbs.spec import Arg
 
-KINDS = ("endpoints", "jobs")
+KINDS = ("pods", "endpoints", "jobs")
 
 
 @verb("help", "help deploy", faces=("magic", "cli"), local=True)
@@ -30,11 +30,12 @@ def status() -> Call:
     return Call("GET", "/nbgpu/v1/summary", "Summary", view="status")
 
 
-@verb("ls", "ls jobs", "ls jobs --endpoint work --state failed", overview=3)
+@verb("ls", "ls pods", "ls jobs --endpoint work --state failed", overview=6)
 def ls(
     kind: Annotated[
         str | None,
-        Arg("endpoints, which is the default, or jobs", metavar="endpoints|jobs", complete="kind"),
+        Arg("pods, endpoints or jobs; by default pods and endpoints", metavar="pods|endpoints|jobs",
+            complete="kind"),
     ] = None,
     *,
     endpoint: Annotated[
@@ -46,18 +47,19 @@ def ls(
     ] = None,
     limit: Annotated[int, Arg("at most so many jobs, the newest", metavar="N", short="-n")] = 20,
 ) -> Call:  # fmt: skip
-    """List the endpoints, with state, workers and cost; or the jobs, newest first."""
+    """List pods and endpoints, with state and cost; or the jobs, newest first."""
     if kind not in (None, *KINDS):
         raise UsageProblem(
             f"There is no list of {kind}.{closest(kind or '', KINDS)}",
-            "There are: endpoints, jobs.",
+            "There are: pods, endpoints, jobs.",
         )
     if kind != "jobs":
         if endpoint is not None or state:
             raise UsageProblem(
                 "--endpoint and --state choose among jobs.", "Write: ls jobs --endpoint NAME"
             )
-        return Call("GET", "/nbgpu/v1/summary", "Summary", view="listing")
+        view = {"pods": "pods", "endpoints": "endpoints"}.get(kind or "", "listing")
+        return Call("GET", "/nbgpu/v1/summary", "Summary", view=view)
     if not 1 <= limit <= 10_000:
         raise UsageProblem(f"--limit cannot be {limit}.", "It goes from 1 to 10000.")
     params: dict[str, str | int | list[str]] = {"limit": limit}

@@ -116,7 +116,7 @@ class Client:
                 return Endpoint(self, found)
             case "status":
                 # a new backend on the former port is reached without this client noticing
-                backend = runtime.read(self.home) or self.backend
+                backend = runtime.given() or runtime.read(self.home) or self.backend
                 return Status(found, backend)
             case "listing":
                 return Listing(found)
@@ -312,7 +312,7 @@ class Client:
     def _request(self, call: Call) -> httpx.Request:
         body: Mapping[str, Any] | None = call.body
         if call.stamp and body is not None:
-            body = origin.stamp(dict(body))
+            body = origin.stamp(dict(body), folder=call.folder)
         headers = {}
         if call.method == "POST":  # jobs and requests: whom the queue is fair to
             headers["X-Nbgpu-Origin"] = origin.header()
@@ -336,7 +336,7 @@ class Client:
     def _names(self) -> list[str]:
         """Of pods and endpoints, for "did you mean"."""
         summary = self.send(Call("GET", "/nbgpu/v1/summary", "Summary"))
-        return [row.name for row in (*summary.pods, *summary.endpoints)]
+        return [*(row.name for row in summary.pods), *(row.name for row in summary.endpoints)]
 
     def _forget(self) -> None:
         self.close()

@@ -39,7 +39,7 @@ def command(verb: Verb, face: str) -> str:
     """How the verb is begun."""
     if face != "magic":
         return f"nbgpu {verb.name}"
-    return f"{'%%gpu' if verb.cell == 'required' else '%gpu'} {verb.name}"
+    return f"{'%gpu' if verb.cell == 'never' else '%%gpu'} {verb.name}"
 
 
 def overview(face: str) -> str:
@@ -75,7 +75,11 @@ def page(verb: Verb, face: str) -> str:
     ]
     if verb.text:
         lines += ["", verb.text]
-    rows = [(_left(a), _right(a)) for a in verb.arguments if a.kind not in ("cell", "script") or face == "cli"]
+    rows = [
+        (_left(a), _right(a))
+        for a in verb.arguments
+        if a.kind not in ("cell", "script") or face == "cli"
+    ]
     common = {
         "magic": [("-o, --out NAME", "store the result under this name")],
         "cli": [("--json", "print JSON")],

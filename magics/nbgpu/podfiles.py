@@ -92,14 +92,18 @@ def put(context: Context, pod: str, source: str, target: str | None) -> Said:
         raise errors.UsageProblem(f"There is no {source} here.", "Give its path from this folder.")
     name = here.resolve().name
     there = target or name
-    if target is not None and (target.endswith("/") or (here.is_file() and _stat(client, pod, target).folder)):
+    if target is not None and (
+        target.endswith("/") or (here.is_file() and _stat(client, pod, target).folder)
+    ):
         there = posixpath.join(target, name)
     files = list(_walk(here)) if here.is_dir() else [(here, "")]
     progress = Progress(f"{name} to {pod}", sum(path.stat().st_size for path, _ in files))
     moved = Moved()
     try:
         for path, below in files:
-            _put_file(client, pod, path, posixpath.join(there, below) if below else there, progress, moved)
+            _put_file(
+                client, pod, path, posixpath.join(there, below) if below else there, progress, moved
+            )
     except KeyboardInterrupt:
         raise errors.Interrupted(
             f"interrupted; {moved.told()} are in {pod}. The same command goes on from there."
@@ -157,7 +161,11 @@ def _put_file(
             trouble = error
         except errors.ServiceError as error:
             # a part of something else: of another size than we know, or with other contents
-            if error.status_code not in (400, 409) or trouble is not None or not (offset or found.part):
+            if (
+                error.status_code not in (400, 409)
+                or trouble is not None
+                or not (offset or found.part)
+            ):
                 raise
             trouble = error
         progress.done = before

@@ -50,7 +50,9 @@ def run(
     made = start(client, pod, program.code, label=label or program.label)
     if background:
         return made
-    follow(client, made, runoutput.screen(client.face, aside=not client.aloud and client.face == "cli"))
+    follow(
+        client, made, runoutput.screen(client.face, aside=not client.aloud and client.face == "cli")
+    )
     made.check()
     for wanted in get or []:
         parcels.fetch(client, name, wanted)
@@ -241,7 +243,9 @@ def attach(context: Context, name: str, *, everything: bool) -> object:
     path = f"/nbgpu/v1/pods/{part(name)}/runs"
     runs = client.send(Call("GET", path, "RunList", about=name)).runs
     if not runs:
-        return Said(f"Nothing has run in {name} yet. Run a cell in it with: %%gpu run {name}", runs=0)
+        return Said(
+            f"Nothing has run in {name} yet. Run a cell in it with: %%gpu run {name}", runs=0
+        )
     pod: Pod = client.send(Call("GET", f"/v2/pods/{part(name)}", "Pod", about=name))
     n = pod.nbgpu
     # the one that runs, with others queued behind it; else the last
@@ -263,7 +267,9 @@ def attach(context: Context, name: str, *, everything: bool) -> object:
     else:
         by = "" if data.by == "run" else ", from a notebook"
         about = f" {data.label!r}" if data.label else ""
-        screen.note(f"[{data.id}{about}, asked for at {words.clock(data.asked_us)}{by}: {data.state}]")
+        screen.note(
+            f"[{data.id}{about}, asked for at {words.clock(data.asked_us)}{by}: {data.state}]"
+        )
         since = _replay(client, shown, screen)
     if shown.data.state in ENDED and shown.seconds is not None:
         _badge(client, shown)

@@ -81,7 +81,9 @@ def pieces(
                 f"What runs there goes on; follow it with: %gpu attach {pod}",
             ) from None
         if now - away_since > NOTICED_S:
-            line.update(f"{pod}: the backend is away; waiting for it, {span(now - away_since)} so far")
+            line.update(
+                f"{pod}: the backend is away; waiting for it, {span(now - away_since)} so far"
+            )
         time.sleep(pause)
         pause = min(AGAIN_S[1], pause * 2)
 

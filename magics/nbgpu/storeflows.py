@@ -76,7 +76,9 @@ def secret(context: Context, action: str, name: str) -> object:
         return Said(f"The secret {name} is forgotten; pods that run keep it.", deleted=name)
     value = _value(name)
     client.send(Call("PUT", path, "Secret", {"value": value}, again=True, about=name))
-    return Said(f"{name} is stored. Open a pod with it: %gpu open NAME --secret {name}", stored=name)
+    return Said(
+        f"{name} is stored. Open a pod with it: %gpu open NAME --secret {name}", stored=name
+    )
 
 
 def _value(name: str) -> str:

@@ -117,7 +117,8 @@ class Listing(EndpointListing):
         return PodListing(self.summary)
 
     def __iter__(self) -> Iterator[str]:
-        return (row.name for row in (*self.summary.pods, *self.summary.endpoints))
+        yield from (row.name for row in self.summary.pods)
+        yield from (row.name for row in self.summary.endpoints)
 
     def __len__(self) -> int:
         return len(self.summary.pods) + len(self.summary.endpoints)
@@ -185,8 +186,10 @@ class SettingsView(Rich):
 
     def _rows(self) -> list[tuple[str, str, str]]:
         sources = self.settings.rate_sources
-        return [(f"rate.{place}", per_hour(rate), sources.get(place, ""))
+        rows = [(f"rate.{place}", per_hour(rate), sources.get(place, ""))
                 for place, rate in sorted(self.settings.rates.items())]  # fmt: skip
+        lease = getattr(self.settings, "lease_pod_s", None)
+        return [*rows, *([("lease.pod", words.seconds(lease), "")] if lease is not None else [])]
 
     def text(self) -> str:
         return text_table(("setting", "value", "source"), self._rows())

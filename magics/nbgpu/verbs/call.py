@@ -27,6 +27,7 @@ class Call:
     streamed: bool = False
     again: bool = False
     stamp: bool = False
+    folder: bool = True  # stamped as well
     follow: str = ""
     view: str = ""
     about: str = ""  # the endpoint or pod that it is about

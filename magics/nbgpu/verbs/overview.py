@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from nbgpu.errors import UsageProblem, closest
+from nbgpu.formats import seconds
 from nbgpu.submission import STATES
 from nbgpu.verbs.call import Call, Context, verb
 from nbgpu.verbs.spec import Arg
@@ -84,12 +85,13 @@ def state_of(text: str) -> str:
     return found
 
 
-@verb("settings", "settings rate.local=0.10")
+@verb("settings", "settings rate.local=0.10", "settings lease.pod=30m")
 def settings(
     *,
     pairs: Annotated[
         dict[str, str] | None,
-        Arg("what to set; rate.local is what an hour of this machine costs, in dollars",
+        Arg("what to set; rate.local is what an hour of this machine costs, in dollars; lease.pod how long "
+            "an idle pod outlives the backend",
             metavar="NAME=VALUE", kind="pairs", complete="setting"),
     ] = None,
 ) -> Call:  # fmt: skip
@@ -100,19 +102,26 @@ def settings(
     """
     if not pairs:
         return Call("GET", "/nbgpu/v1/settings", "Settings", view="settings")
-    rates = {}
+    rates: dict[str, str] = {}
+    body: dict[str, Any] = {}
     for name, value in pairs.items():
+        if name == "lease.pod":
+            try:
+                body["leasePodS"] = seconds(value)
+            except ValueError as error:
+                raise UsageProblem(str(error)) from None
+            continue
         place = name.removeprefix("rate.")
         if place == name or not place:
             raise UsageProblem(
                 f"There is no setting {name}.",
-                "What can be set is rate.PLACE, as in: rate.local=0.10",
+                "What can be set is rate.PLACE, as in rate.local=0.10, and lease.pod, as in lease.pod=30m",
             )
         if not re.fullmatch(r"\d+(\.\d+)?|\.\d+", value.removeprefix("$")):
             raise UsageProblem(
                 f"{name} is dollars an hour, and {value!r} is no amount.", "Write it as in: 0.10"
             )
         rates[place] = value.removeprefix("$")
-    return Call(
-        "PATCH", "/nbgpu/v1/settings", "Settings", {"rates": rates}, again=True, view="settings"
-    )
+    if rates:
+        body["rates"] = rates
+    return Call("PATCH", "/nbgpu/v1/settings", "Settings", body, again=True, view="settings")

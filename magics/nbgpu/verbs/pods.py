@@ -120,7 +120,7 @@ def open_pod(
     checked = CreatePod.model_validate(body).model_dump(
         mode="json", by_alias=True, exclude_unset=True
     )
-    return Call("POST", "/v2/pods", "Pod", checked, again=True, stamp=True, follow="open",
+    return Call("POST", "/v2/pods", "Pod", checked, again=True, stamp=True, folder=False, follow="open",
                 view="pod", about=name)  # fmt: skip
 
 

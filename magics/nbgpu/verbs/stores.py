@@ -64,5 +64,3 @@ def secret(
 
     _check("secret", action, name)
     return storeflows.secret(context, action, name or "")
-
-

@@ -75,6 +75,7 @@ class StandIn:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     prompt: bool = False
+    key: bytes = b"a-key-that-stays"
 
     @property
     def n(self) -> PodState:
@@ -92,6 +93,7 @@ class StandIn:
                     kernel_name="python3", transport="ipc", ip=str(run / "k"),
                     connection_file=str(self.folder / "k.json"),
                 )  # fmt: skip
+                self.manager.session.key = self.key
                 for number, name in enumerate(PORTS, 1):
                     setattr(self.manager, f"{name}_port", number)
                 await self.manager.start_kernel(cwd=self.n.workspace)

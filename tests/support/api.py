@@ -75,7 +75,9 @@ class Api:
         self.words_pause_s = 0.0
         self.stop_pause_s = 0.0
         self.waits = 0  # progress comments before an answer
-        self.drop_next: bool | str = False  # break the connection at the next control request (of a method)
+        self.drop_next: bool | str = (
+            False  # break the connection at the next control request (of a method)
+        )
         self.port = 0
         self.token = TOKEN
         self.version = "0.0.test"

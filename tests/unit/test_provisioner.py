@@ -50,7 +50,9 @@ def specs(api: Api) -> KernelSpecManager:
 
 
 @pytest.fixture
-async def manager(specs: KernelSpecManager, tmp_path: Path) -> AsyncIterator[AsyncIOLoopKernelManager]:
+async def manager(
+    specs: KernelSpecManager, tmp_path: Path
+) -> AsyncIterator[AsyncIOLoopKernelManager]:
     made = AsyncIOLoopKernelManager(
         kernel_name=SPEC, kernel_spec_manager=specs, connection_file=str(tmp_path / "c.json")
     )
@@ -113,7 +115,9 @@ async def test_a_notebook_runs_in_the_pods_kernel(manager: Any, api: Api) -> Non
     assert folder not in descriptors()
 
 
-async def test_a_restart_keeps_the_sockets_that_clients_are_connected_to(manager: Any, api: Api) -> None:
+async def test_a_restart_keeps_the_sockets_that_clients_are_connected_to(
+    manager: Any, api: Api
+) -> None:
     await manager.start_kernel()
     client = await client_of(manager)
     await value(client, "x = 1")

@@ -235,12 +235,13 @@ class Core:
 
     async def stop_all(self) -> list[str]:
         """The panic button: every pod and every endpoint. Names of those that ran."""
-        running = [c for c in self.endpoints.all() if c.live_workers() and not c.record.stopped]
-        others = [c for c in self.endpoints.all() if c not in running and not c.record.stopped]
-        stopping = asyncio.gather(*(self.endpoints.stop(c) for c in [*running, *others]))
-        pods = await self.pods.stop_all("stopped", "everything was stopped by you")
-        await stopping
-        return [*pods, *(control.name for control in [*running, *others])]
+        open_now = [control for control in self.endpoints.all() if not control.record.stopped]
+        stopping = asyncio.gather(*(self.endpoints.stop(control) for control in open_now))
+        try:
+            pods = await self.pods.stop_all("stopped", "everything was stopped by you")
+        finally:
+            await stopping
+        return [*pods, *(control.name for control in open_now)]
 
     # --- beginnings -----------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Where the environment of a handler lies: NBGPU_ENGINES/handlers/KEY (see engines/venv.py).
+"""Where the environment of a handler lies: NBGPU_ENGINES/handlers/KEY (see environments/venv.py).
 
 KEY is that of its requirements. Beside it, KEY.log holds all that pip said in the last build. The
 engine.json of a finished one gives the SDK's version (`runpod`), the lines it was made of
@@ -14,7 +14,7 @@ from typing import Any
 
 from nbgpu_backend.engines.handler import requirements
 from nbgpu_backend.engines.handler.requirements import Requirements
-from nbgpu_backend.engines.pip_venv import PipVenv
+from nbgpu_backend.environments.pip_venv import PipVenv
 from nbgpu_backend.home import Home
 
 

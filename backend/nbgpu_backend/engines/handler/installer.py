@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from nbgpu_backend.engines import distributions
 from nbgpu_backend.engines.handler.environment import Environment
 from nbgpu_backend.engines.handler.pip_failures import failure
 from nbgpu_backend.engines.handler.requirements import Requirements
-from nbgpu_backend.engines.pip import Pip
-from nbgpu_backend.engines.pip_venv import Watch, sweep
-from nbgpu_backend.engines.venv import Report, build_once
+from nbgpu_backend.environments import distributions
+from nbgpu_backend.environments.pip import Pip
+from nbgpu_backend.environments.pip_venv import Watch, sweep
+from nbgpu_backend.environments.venv import Report, build_once
 from nbgpu_backend.errors import EngineMissing
 from nbgpu_backend.home import Home
 

@@ -20,10 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nbgpu_backend.engines.handler.pip_failures import cause
-from nbgpu_backend.engines.pip import Pip, trouble
-from nbgpu_backend.engines.pip_venv import PipVenv, Watch, sweep
-from nbgpu_backend.engines.venv import Report, build_once
+from nbgpu_backend.environments.pip import Pip, trouble
+from nbgpu_backend.environments.pip_failures import cause
+from nbgpu_backend.environments.pip_venv import PipVenv, Watch, sweep
+from nbgpu_backend.environments.venv import Report, build_once
 from nbgpu_backend.errors import BadRequest, EngineMissing, NbgpuError
 from nbgpu_backend.home import Home
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from nbgpu_backend.engines import distributions
-from nbgpu_backend.engines.venv import Report, Venv
+from nbgpu_backend.environments import distributions
+from nbgpu_backend.environments.venv import Report, Venv
 
 COUNT_S = 0.25  # between looks at how many packages are there
 LINES = (

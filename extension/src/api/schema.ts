@@ -536,6 +536,8 @@ export interface RuntimePort {
 export interface Settings {
   rates: Record<string, string>;
   rateSources: Record<string, string>;
+  /** a pod that nobody uses outlives the backend by so long */
+  leasePodS: number;
 }
 
 /** What came first in the order of choice and was not taken. */
@@ -568,7 +570,7 @@ export interface Warmth {
 
 /** What a person asks: why is it in this state, since when, at what cost, and what can I do? */
 export interface Why {
-  subject: 'endpoint' | 'worker' | 'request';
+  subject: 'endpoint' | 'pod' | 'worker' | 'request';
   name: string;
   endpoint: string;
   state: string;

@@ -54,6 +54,7 @@ WORDS = {
 class PodControl:
     def __init__(self, services: Services, host: PodHost, record: PodRecord) -> None:
         self.record = record
+        self._services = services
         self.agent = PodAgent(host, record.id, record.name)
         self.ports = Ports(self.agent)
         self.state = "stopped"
@@ -67,7 +68,6 @@ class PodControl:
         self.tail: tuple[str, ...] = ()  # of the log of the last one that ended
         self.memory_limit = 0
         self.generation = 0
-        self._services = services
         self._host = host
         self._book = PodBook(services, record)
         self._specs = KernelSpecs(services.home.kernels, services.home.root)

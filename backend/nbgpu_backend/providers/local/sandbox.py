@@ -52,8 +52,10 @@ def wrap(room: Room, argv: Sequence[str], program: str = "bwrap") -> list[str]:
         words += ["--dev-bind-try", f"/dev/nvidia{index}", f"/dev/nvidia{index}"]
     for name in GPU_DEVICES if room.gpus else ():
         words += ["--dev-bind-try", f"/dev/{name}", f"/dev/{name}"]
-    for here, inside in room.shown:
-        words += ["--ro-bind", here, inside]
-    for here, inside in room.owned:
-        words += ["--bind", here, inside]
+    mounts = [("--ro-bind", *mount) for mount in room.shown]
+    mounts += [("--bind", *mount) for mount in room.owned]
+    for mount in sorted(
+        mounts, key=lambda mount: mount[2].count("/")
+    ):  # what is inside of another, later
+        words += mount
     return [*words, "--chdir", room.cwd, "--", *argv]

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -200,9 +201,9 @@ class LocalPods:
         digest = hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()[:16]
         place = self._home.root / "agents" / digest
         if not place.is_dir():
-            fresh = place.with_name(f".{digest}.{os.getpid()}")
-            shutil.rmtree(fresh, ignore_errors=True)
-            fresh.mkdir(parents=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            fresh = Path(tempfile.mkdtemp(prefix=f".{digest}.", dir=place.parent))
+            fresh.chmod(0o755)
             for name, text in texts.items():
                 (fresh / name).write_bytes(text)
             try:

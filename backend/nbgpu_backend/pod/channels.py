@@ -28,7 +28,7 @@ class Channel:
     def __init__(self, socket: zmq.Socket[bytes], receive: Receive) -> None:
         self.socket, self.receive = socket, receive
         self.loop = asyncio.get_running_loop()
-        self.fd: int = socket.getsockopt(zmq.FD)
+        self.fd = int(socket.getsockopt(zmq.FD))
         self.closed = self.paced = False
         self.window, self.count = 0.0, 0
         self.loop.add_reader(self.fd, self.readable)

@@ -59,15 +59,16 @@ def describe(path: str, shown: str) -> Json:
     """FileInfo of a path, following links; of the link where it leads nowhere. Raises OSError."""
     value: Json = {"path": shown, "exists": False, "folder": False, "size": 0, "mode": 0}
     value.update(mtime_us=0, sha256=None, part=0)
+    found: Optional[os.stat_result] = None
     try:
         found = os.stat(path)
     except FileNotFoundError:
         try:
             found = os.lstat(path)
         except FileNotFoundError:
-            found = None  # type: ignore[assignment]
+            pass
     except NotADirectoryError:
-        found = None  # type: ignore[assignment]
+        pass
     if found is not None:
         folder = modes.S_ISDIR(found.st_mode)
         value.update(exists=True, folder=folder, size=0 if folder else found.st_size)

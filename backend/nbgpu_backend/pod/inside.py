@@ -118,7 +118,7 @@ def estimate(value: Any) -> Optional[int]:
         if isinstance(value, (str, int, float, complex)):
             return sys.getsizeof(value)
         for name in ("nbytes", "memory_usage"):
-            found = getattr(value, name, None)
+            found: Any = getattr(value, name, None)
             if name == "memory_usage" and callable(found):
                 found = found()
             if hasattr(found, "sum"):

@@ -72,7 +72,7 @@ class Intake:
                 run = known.get(frames[4])
                 content = frames[6]
                 if run is not None and content.startswith(text[1]) and content.endswith(b'"}'):
-                    body = content[len(text[1][0 if content[7:8] == b" " else 1]) : -2]
+                    body = content[len(text[1][0 if content[8:9] == b" " else 1]) : -2]
                     # every quote inside is escaped, or there are more fields
                     if b'"' not in body or body.count(b'"') == body.count(b'\\"'):
                         stream(run, text[0], body)

@@ -43,6 +43,7 @@ SHELL, IOPUB, STDIN, CONTROL, HEARTBEAT = 1, 2, 3, 4, 5
 START_S = 60.0
 SHUTDOWN_S = 3.0  # for a kernel that is asked to go
 AGAIN_S = 0.5
+NUDGE_S = 0.05
 DRAIN_S = 0.05  # without a message: what a dead kernel had said is read
 PROMPT_S = 0.01  # the text before a prompt comes by another socket
 TAIL = 30
@@ -157,9 +158,8 @@ class Kernel:
         assert self.ended is not None
         ready = self.loop.create_task(self.ready(bound))
         try:
-            await asyncio.wait(
-                [ready, self.ended], timeout=START_S, return_when=asyncio.FIRST_COMPLETED
-            )
+            both: List[asyncio.Future[Any]] = [ready, self.ended]
+            await asyncio.wait(both, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
             if ready.done() and not ready.cancelled():
                 ready.result()
                 self.state = "idle"
@@ -186,7 +186,9 @@ class Kernel:
         here = os.path.dirname(os.path.abspath(__file__))
         bound, its_bound = os.pipe()
         said, its_said = os.pipe()
-        argv = [sys.executable, os.path.join(here, "launch.py"), str(os.getpid()), str(its_bound)]
+        # frozen modules would make the debugger miss breakpoints, and say so at each start
+        argv = [sys.executable, "-X", "frozen_modules=off", os.path.join(here, "launch.py")]
+        argv += [str(os.getpid()), str(its_bound)]
         argv += [os.path.join(self.run_dir, CONNECTION), self.workspace]
         try:
             self.pid, self.ended = self.children.spawn(
@@ -398,6 +400,13 @@ class Kernel:
             if run.state == "running":
                 run.interrupted = True
         signal_group(self.pid, signal.SIGINT)
+        self.loop.call_later(NUDGE_S, self.nudge)
+
+    def nudge(self) -> None:
+        """A kernel that awaits something acts on the signal only once its event loop wakes."""
+        if SHELL in self.channels and self.intake.busy:
+            name = self.author.name()
+            self.channels[SHELL].send(self.author.message("kernel_info_request", {}, name))
 
     def signal(self, number: int) -> None:
         if self.pid is None:

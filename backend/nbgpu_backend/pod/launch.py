@@ -23,8 +23,10 @@ HEARTBEAT = "k-5"
 
 def private_modules() -> Any:
     """Import what is ours and hide it: a pod's own `parcel` is another one. -> the module `inside`"""
-    import inside
-
+    if TYPE_CHECKING:
+        from nbgpu_backend.pod import inside
+    else:
+        import inside
     for name in ("inside", "parcel", "children"):
         sys.modules["_nbgpu_" + name] = sys.modules.pop(name)
     here = os.path.dirname(os.path.abspath(__file__))
@@ -67,11 +69,11 @@ def main() -> None:
 
         def init_iopub(self, context: Any) -> None:
             context.setsockopt(zmq.SNDHWM, HOLD)
-            super().init_iopub(context)
+            super().init_iopub(context)  # type: ignore[no-untyped-call]
             context.setsockopt(zmq.SNDHWM, 1000)
 
         def init_heartbeat(self) -> None:
-            super().init_heartbeat()
+            super().init_heartbeat()  # type: ignore[no-untyped-call]
             end = time.monotonic() + BIND_S
             while not os.path.exists(HEARTBEAT):  # a thread binds it
                 if time.monotonic() > end:

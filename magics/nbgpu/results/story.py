@@ -94,13 +94,15 @@ class LogView(Rich):
 
     def text(self) -> str:
         if self.log.worker is None:
+            if self.lines:
+                return "\n".join(self.lines)
             return f"{self.endpoint} has had no worker yet. The first request starts one."
         return "\n".join(self.lines) or f"{self.log.worker} has written nothing yet."
 
     def html(self) -> str:
-        if self.log.worker is None or not self.lines:
+        if not self.lines:
             return html_line(self.text())
-        head = f"{self.log.worker}, last {len(self.lines)} lines"
+        head = f"{self.log.worker or self.endpoint}, last {len(self.lines)} lines"
         body = html_pre("\n".join(self.lines))
         return (
             html_line(head, faint=True) + f'<div style="max-height:30em;overflow:auto">{body}</div>'
@@ -115,11 +117,14 @@ class LogView(Rich):
 
 
 class Deleted(Rich):
-    def __init__(self, endpoint: str) -> None:
+    """`note` says what stays."""
+
+    def __init__(self, endpoint: str, note: str = "") -> None:
         self.endpoint = endpoint
+        self.note = note
 
     def text(self) -> str:
-        return f"{self.endpoint} is deleted."
+        return f"{self.endpoint} is deleted. {self.note}".strip()
 
     def html(self) -> str:
         return html_line(self.text())

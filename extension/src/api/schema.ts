@@ -561,6 +561,28 @@ export interface Summary {
   orphans: Orphan[];
 }
 
+export interface Volume {
+  id: string;
+  name: string;
+  size: number;
+  dataCenter: string;
+  type: 'STANDARD' | 'HIGH_PERFORMANCE';
+  nbgpu: VolumeExtras;
+}
+
+export interface VolumeExtras {
+  path: string;
+  /** names of those that use it */
+  pods: string[];
+  /** UTC, microseconds since 1970 */
+  createdUs: number;
+  bytesUsed: number | null;
+}
+
+export interface VolumeList {
+  networkVolumes: Volume[];
+}
+
 /** Workers are kept up until then, asked or not. */
 export interface Warmth {
   /** UTC, microseconds since 1970 */

@@ -17,6 +17,7 @@ def pod_why(control: PodControl, pods: Pods, services: Services, history: list[s
     return Why(
         subject="pod",
         name=control.name,
+        endpoint=control.name,
         state=control.state,
         reason=reason,
         seconds=round(max(0, now - reason.since_us) / 1e6, 1),

@@ -49,7 +49,7 @@ def send(client: Client, pod: str, found: Mapping[str, Any]) -> int:
         if not name.isidentifier():
             raise errors.UsageProblem(f"{name!r} is no name for a variable.")
     try:
-        parts = parcel.dump(dict(found))
+        parts = parcel.pack(dict(found))
     except Exception as error:
         names = ", ".join(found)
         raise errors.UsageProblem(
@@ -85,7 +85,7 @@ def fetch(client: Client, pod: str, name: str, *, limit: int = LIMIT, keep: bool
         client.say(KeptThere.model_validate_json(response.content).text)
         return None
     try:
-        (value,) = parcel.load(response.content).values()
+        (value,) = parcel.unpack(bytearray(response.content)).values()
     except Exception as error:
         module = f" (no module {error.name})" if isinstance(error, ModuleNotFoundError) else ""
         raise errors.ServiceError(

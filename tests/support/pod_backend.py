@@ -441,7 +441,7 @@ class Pods:
         await self.quietly(
             pod,
             "from nbgpu_backend.schema import parcel as _p\n"
-            f"globals().update(_p.load(open({str(file)!r}, 'rb').read()))",
+            f"globals().update(_p.unpack(open({str(file)!r}, 'rb').read()))",
         )
         return web.json_response(Sent(names=names, size=file.stat().st_size).wire())
 
@@ -452,14 +452,14 @@ class Pods:
         await self.quietly(
             pod,
             "from nbgpu_backend.schema import parcel as _p\n"
-            f"open({str(file)!r}, 'wb').write(b''.join(_p.dump({{{body['name']!r}: {body['name']}}})))",
+            f"open({str(file)!r}, 'wb').write(b''.join(_p.pack({{{body['name']!r}: {body['name']}}})))",
         )
         data = file.read_bytes()
         if len(data) > body["limit"]:
             kept = KeptThere(name=body["name"], type="bytes", size=len(data),
                              text=f"{body['name']} is {len(data)} B, still on the pod as {body['name']}")  # fmt: skip
             return web.json_response(kept.wire())
-        assert parcel.load(data)
+        assert parcel.unpack(data)
         head = {"X-Nbgpu-Type": "x", "X-Nbgpu-Size": str(len(data))}
         return web.Response(body=data, content_type="application/octet-stream", headers=head)
 

@@ -96,9 +96,8 @@ async def test_a_notebook_runs_in_the_pods_kernel(manager: Any, api: Api) -> Non
     connect().pod("train").run("x = 41", background=True).wait(30)
     # cells of the notebook and those of `run` are one name space
     assert await value(client, "print(x + 1)") == "42\n"
-    wanted = client.execute("import time\ntime.sleep(600)")
-    await until(lambda: client.is_alive())
-    while (await client.get_iopub_msg(timeout=30))["msg_type"] != "execute_input":
+    wanted = client.execute("import time\nprint('on it', flush=True)\ntime.sleep(600)")
+    while (await client.get_iopub_msg(timeout=30))["msg_type"] != "stream":
         pass
     await manager.interrupt_kernel()
     reply = await client.get_shell_msg(timeout=30)

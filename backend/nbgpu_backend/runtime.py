@@ -14,8 +14,6 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +113,8 @@ def locate(home: Home | None = None, timeout_s: float = 5.0) -> Backend | None:
     backend = read(home)
     if backend is None or not alive(backend):
         return None
+    import urllib.request  # half of what importing this module would take
+
     if backend.api_version != API_VERSION:
         raise BackendError(
             f"The running backend is nbgpu {backend.version} and speaks another API than this one.",

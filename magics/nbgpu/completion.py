@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-import urllib.request
 from typing import Any
 
 from IPython.core.completer import SimpleCompletion, context_matcher
@@ -132,6 +131,8 @@ def _known(path: str, rows: str, column: str) -> list[str]:
         backend = backend if backend is not None and runtime.alive(backend) else None
     names = []
     if backend is not None:
+        import urllib.request  # only now: `%load_ext nbgpu` does without
+
         request = urllib.request.Request(
             backend.url + path, headers={"Authorization": f"Bearer {backend.token}"}
         )

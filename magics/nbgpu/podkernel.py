@@ -10,7 +10,7 @@ import asyncio
 from typing import Any
 
 from nbgpu import errors, live
-from nbgpu.podrun import up
+from nbgpu.podrun import is_own, up
 from nbgpu.results.pods import Said
 from nbgpu.results.shape import html_line
 from nbgpu.verbs.call import Call, Context, part
@@ -22,6 +22,8 @@ ANSWER_S = 2.0
 def switch(context: Context, name: str) -> object:
     """Raises Conflict where the pod does not run."""
     pod = up(context.client, name)
+    if is_own(pod):
+        return Said(f"This notebook is {pod.name}'s already.", kernelspec=pod.nbgpu.kernelspec)
     spec = pod.nbgpu.kernelspec
     if spec is None:
         # only while it runs is it in the picker; asking for the kernel is what makes it known
@@ -72,7 +74,7 @@ class Asked:
         loop.call_later(ANSWER_S, self.nobody)
 
     def answered(self, message: Any) -> None:
-        """`{"state": "switched"}`, or `{"error": sentence}`."""
+        """`{"ok": true}`, or `{"ok": false, "error": sentence}`."""
         data = message.get("content", {}).get("data", {})
         if error := data.get("error"):
             self._tell(f"{error} {self.by_hand}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import uuid
@@ -41,6 +42,11 @@ def run(
     program = _program(text, code, context.face)
     values = parcels.values(send, context.face)
     pod = up(client, name)
+    if is_own(pod) and not background:
+        raise errors.UsageProblem(
+            f"This is the kernel of {pod.name}: the cell would wait for itself.",
+            "Leave the first line out, and it runs there.",
+        )
     if background and get:
         raise errors.UsageProblem("--get is for what has ended.", "Leave out --background.")
     if values:
@@ -116,6 +122,11 @@ def up(client: Client, name: str) -> Pod:
         code="pod_not_up",
         status_code=409,
     )
+
+
+def is_own(pod: Pod) -> bool:
+    """Is this process that pod's kernel?"""
+    return live.in_notebook() and os.environ.get("NBGPU_POD") in (pod.name, pod.id)
 
 
 def start(client: Client, pod: Pod, code: str, *, label: str, history: bool = True) -> Run:
@@ -250,6 +261,11 @@ def attach(context: Context, name: str, *, everything: bool) -> object:
             f"Nothing has run in {name} yet. Run a cell in it with: %%gpu run {name}", runs=0
         )
     pod: Pod = client.send(Call("GET", f"/v2/pods/{part(name)}", "Pod", about=name))
+    if is_own(pod):
+        raise errors.UsageProblem(
+            f"This is the kernel of {pod.name}: it would wait for itself.",
+            f"Follow it from elsewhere: nbgpu attach {pod.name}",
+        )
     n = pod.nbgpu
     # the one that runs, with others queued behind it; else the last
     data = next((run for run in runs if run.state == "running"), runs[-1])

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from nbgpu import errors, live, runoutput
-from nbgpu.formats import dollars, span
+from nbgpu.formats import dollars, sentence, span
 from nbgpu.results.shape import Rich, html_line, html_pre
 from nbgpu.verbs.call import Call, part
 
@@ -178,7 +178,9 @@ class Run(Rich):
         ename, evalue = str(self.error.get("ename", "")), str(self.error.get("evalue", ""))
         again = f"See %gpu why {self.pod}; the next cell starts a new kernel."
         if state == "died":
-            what, next_step = f"The kernel of {self.pod} died while this ran.", again
+            what, next_step = self._pod_ended() or (
+                f"The kernel of {self.pod} died while this ran.", again
+            )  # fmt: skip
         elif state == "aborted":
             what = f"{self.pod} did not run this: what ran before it failed, or the kernel ended."
             next_step = "Run it again."
@@ -190,6 +192,19 @@ class Run(Rich):
         raise errors.RunFailed(
             what, next_step, run=self.id, state=state, ename=ename, evalue=evalue
         )
+
+    def _pod_ended(self) -> tuple[str, str] | None:
+        """What is to be said where the kernel died because its pod ended."""
+        try:
+            n = self._client.pod(self.pod).data.nbgpu
+        except errors.NotFound:
+            return f"{self.pod} was deleted while this ran.", ""
+        except errors.OneLine:
+            return None
+        if n.state not in ("stopping", "stopped", "failed"):
+            return None
+        said = sentence(f"{self.pod} ended while this ran: {n.reason.text}")
+        return said, f"Start it with: %gpu start {self.pod}"
 
     @property
     def cost(self) -> str:

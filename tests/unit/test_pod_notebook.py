@@ -104,6 +104,15 @@ def test_questions_are_asked_in_the_notebook(notebook: Notebook, api: Api) -> No
     assert "train" not in api.pods.pods
 
 
+def test_a_pods_own_kernel_does_not_wait_for_itself(notebook: Notebook) -> None:
+    notebook.cell("import os; os.environ['NBGPU_POD'] = 'train'")
+    for cell in ("%%gpu run train\n1", "%gpu attach train"):
+        notebook.cell("%%gpu run train --background\n1")
+        outputs = notebook.cell(cell)
+        assert "This is the kernel of train" in str(outputs)
+    assert "is train's already" in str(notebook.cell("%gpu kernel train"))
+
+
 def test_the_front_end_is_asked_for_the_pods_kernel(notebook: Notebook) -> None:
     outputs = notebook.cell("%gpu kernel train")
     (comm,) = notebook.comms
@@ -122,7 +131,7 @@ def test_the_front_end_is_asked_for_the_pods_kernel(notebook: Notebook) -> None:
     outputs = notebook.cell("%gpu kernel train")
     comm = notebook.comms[-1]
     message = notebook.client.session.msg(
-        "comm_msg", {"comm_id": comm["comm_id"], "data": {"state": "switched"}}
+        "comm_msg", {"comm_id": comm["comm_id"], "data": {"ok": True}}
     )
     notebook.client.shell_channel.send(message)
     while True:

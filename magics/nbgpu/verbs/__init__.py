@@ -15,6 +15,8 @@ How a verb moves:
 2. `Client.do(name, **values)` loads the function and calls it. It does no I/O: it returns a `Call`
    (method, path, body, the name of the answer's model in `nbgpu_backend.schema`, streamed or not).
    A verb marked `local` does its work itself and is given a `Context` (client, face, where to print).
+   Pods and endpoints share one namespace: what is about either returns the call for an endpoint, and in
+   `pod` the one for a pod; the client asks the summary which it is.
 3. The client sends the call, starting the backend if none runs, and reads the answer with its model.
 4. `call.follow` names what has to be waited for after the answer (`flows.py`: weights on their way, the
    pieces of a streamed answer), `call.view` the rich object that comes back (`results/`).

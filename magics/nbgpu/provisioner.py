@@ -253,7 +253,8 @@ class PodProvisioner(KernelProvisionerBase):
         """End this kernel, and none that was started after it."""
         try:
             kernel = await self._ask("GET", f"/nbgpu/v1/pods/{quote(self.pod, safe='')}/kernel")
-            if int(kernel.get("generation") or 0) <= max(1, self._generation):
+            newer = int(kernel.get("generation") or 0) > max(1, self._generation)
+            if kernel.get("state") in LIVES and not newer:
                 await self._act("stop")
         except PodError as error:
             self.log.warning("%s", error)

@@ -75,7 +75,9 @@ class Api:
         self.words_pause_s = 0.0
         self.stop_pause_s = 0.0
         self.waits = 0  # progress comments before an answer
-        self.drop_next = False  # break the connection at the next control request
+        self.drop_next: bool | str = (
+            False  # break the connection at the next control request (of a method)
+        )
         self.port = 0
         self.token = TOKEN
         self.version = "0.0.test"
@@ -165,7 +167,7 @@ class Api:
             assert request.transport is not None
             request.transport.close()
             return web.Response()
-        if self.drop_next and "health" not in request.path:
+        if self.drop_next in (True, request.method) and "health" not in request.path:
             self.drop_next = False
             assert request.transport is not None
             request.transport.close()

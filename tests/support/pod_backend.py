@@ -75,6 +75,7 @@ class StandIn:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     prompt: bool = False
+    key: bytes = b"a-key-that-stays"
 
     @property
     def n(self) -> PodState:
@@ -92,6 +93,7 @@ class StandIn:
                     kernel_name="python3", transport="ipc", ip=str(run / "k"),
                     connection_file=str(self.folder / "k.json"),
                 )  # fmt: skip
+                self.manager.session.key = self.key
                 for number, name in enumerate(PORTS, 1):
                     setattr(self.manager, f"{name}_port", number)
                 await self.manager.start_kernel(cwd=self.n.workspace)
@@ -439,7 +441,7 @@ class Pods:
         await self.quietly(
             pod,
             "from nbgpu_backend.schema import parcel as _p\n"
-            f"globals().update(_p.load(open({str(file)!r}, 'rb').read()))",
+            f"globals().update(_p.unpack(open({str(file)!r}, 'rb').read()))",
         )
         return web.json_response(Sent(names=names, size=file.stat().st_size).wire())
 
@@ -450,14 +452,14 @@ class Pods:
         await self.quietly(
             pod,
             "from nbgpu_backend.schema import parcel as _p\n"
-            f"open({str(file)!r}, 'wb').write(b''.join(_p.dump({{{body['name']!r}: {body['name']}}})))",
+            f"open({str(file)!r}, 'wb').write(b''.join(_p.pack({{{body['name']!r}: {body['name']}}})))",
         )
         data = file.read_bytes()
         if len(data) > body["limit"]:
             kept = KeptThere(name=body["name"], type="bytes", size=len(data),
                              text=f"{body['name']} is {len(data)} B, still on the pod as {body['name']}")  # fmt: skip
             return web.json_response(kept.wire())
-        assert parcel.load(data)
+        assert parcel.unpack(data)
         head = {"X-Nbgpu-Type": "x", "X-Nbgpu-Size": str(len(data))}
         return web.Response(body=data, content_type="application/octet-stream", headers=head)
 

@@ -93,7 +93,7 @@ def test_a_broken_connection_is_tried_again_once_if_that_does_no_harm(gpu: Any, 
     gpu.deploy("Org/M", name="chat")
     api.drop_next = True
     assert list(gpu.ls()) == ["chat"]
-    api.drop_next = True
+    api.drop_next = "DELETE"
     with pytest.raises(errors.BackendDown, match="Whether it was carried out is unknown"):
         gpu.delete("chat")
     assert list(gpu.ls()) == ["chat"]

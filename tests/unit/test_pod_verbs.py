@@ -446,9 +446,7 @@ def test_a_secret_is_typed_unseen_and_never_shown(
     assert api.pods.secrets == {"HF_TOKEN": "hf_very_secret"}
     listing = run(shell, "%gpu secret ls")
     assert list(listing) == ["HF_TOKEN"] and "very" not in said + listing.text()
-    assert "Name only" in "".join(
-        [str(fails(shell, "%gpu secret add A=b")), *capsys.readouterr()]
-    )
+    assert "Name only" in "".join([str(fails(shell, "%gpu secret add A=b")), *capsys.readouterr()])
     run(shell, "%gpu secret rm HF_TOKEN")
     assert not api.pods.secrets
 

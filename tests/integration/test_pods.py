@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from tests.support.pods import PodBackend, processes_with, sandboxed, status_of, text_of
+from tests.support.pods import (
+    AS_USER,
+    PodBackend,
+    SpawnedBackend,
+    path_without,
+    processes_with,
+    sandboxed,
+    status_of,
+    text_of,
+)
 from tests.support.waiting import until
 
 needs_sandbox = pytest.mark.skipif(not sandboxed(), reason="bubblewrap does not work here")
@@ -414,6 +424,72 @@ def test_why_logs_and_history_know_pods(home: PodBackend) -> None:
     assert "pod.ready" in kinds
     summary = home.get("/nbgpu/v1/summary")
     assert [p["name"] for p in summary["pods"]] == ["train"]
+
+
+def test_without_bubblewrap_a_pod_works_and_says_what_separates_it(tmp_path: Path) -> None:
+    backend = SpawnedBackend(tmp_path / "home")
+    backend.environment["PATH"] = path_without(tmp_path / "bin", "bwrap")
+    backend.start()
+    try:
+        pod = backend.open_pod()
+        assert pod["nbgpu"]["isolation"] == "process"
+        assert "bubblewrap is not installed" in pod["nbgpu"]["isolationText"]
+        workspace = pod["nbgpu"]["workspace"]
+        assert backend.printed("import os; print(os.getcwd())") == workspace + "\n"
+        cell = "import subprocess; subprocess.Popen('setsid sh -c \"sleep 98762 &\"', shell=True)"
+        backend.run(cell)
+        until(lambda: processes_with("98762"))
+        backend.run("%pip install --quiet humanize")
+        assert backend.printed("import humanize; print(humanize.intword(10**6))") == "1.0 million\n"
+        backend.delete_pod()
+        assert processes_with("98762") == []
+    finally:
+        backend.shutdown(everything=True)
+
+
+def test_an_ordinary_user_has_pods_too(tmp_path: Path) -> None:
+    if subprocess.run([*AS_USER, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine gives nobody a user namespace")
+    backend = SpawnedBackend(tmp_path / "home", *AS_USER)
+    backend.start()
+    try:
+        pod = backend.open_pod()
+        assert pod["nbgpu"]["isolation"] == ("bubblewrap" if sandboxed() else "process")
+        assert backend.printed("import os; print(os.geteuid())") == "1000\n"
+        backend.delete_pod()
+    finally:
+        backend.shutdown(everything=True)
+
+
+def test_a_full_disk_is_told_and_hurts_nothing_else(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "nbgpu-test", str(small)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a tmpfs")
+    try:
+        backend = PodBackend(small / "home")
+        backend.start()
+        backend.open_pod()
+        filled = backend.run("open('big', 'wb').write(bytes(60 << 20))")
+        assert status_of(filled) == "error"
+        assert any("No space left" in i["content"].get("evalue", "") for i in filled)
+        backend.run("import os; os.remove('big')")
+        assert backend.printed("print('well')") == "well\n"
+        backend.shutdown(everything=True)
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_a_home_with_a_long_path_has_kernels(tmp_path: Path) -> None:
+    backend = PodBackend(tmp_path / ("long" * 20) / ("er" * 40))
+    backend.home.root.mkdir(parents=True)
+    backend.start()
+    try:
+        backend.open_pod("a" * 60)
+        assert backend.printed("print('reached')", "a" * 60) == "reached\n"
+    finally:
+        backend.shutdown(everything=True)
 
 
 def _event(home: PodBackend, kind: str) -> dict[str, Any] | None:

@@ -90,7 +90,7 @@ def test_the_pods_notebook_runs_cells_and_moves_values_and_files(
         data = [o.get("text") or o["data"].get("text/plain", "") for o in cell.outputs]
         return "\n".join(data)
 
-    assert "study /workspace 9" in said("platform.node()")
+    assert "study /workspace 8" in said("platform.node()")
     assert "123.5 MB" in said("%pip install")
     (total,) = next(cell for cell in code if cell.source == "total").outputs
     assert total.data["text/plain"] == "499500"

@@ -464,6 +464,53 @@ def test_an_ordinary_user_has_pods_too(tmp_path: Path) -> None:
         backend.shutdown(everything=True)
 
 
+SMI = """#!/bin/sh
+echo '0, GPU-aaa, NVIDIA H100 80GB HBM3, 81559'
+echo '1, GPU-bbb, NVIDIA L4, 23034'
+"""
+
+
+def test_gpus_are_given_in_the_order_of_the_wish_and_to_one_pod_each(tmp_path: Path) -> None:
+    """The driver's listing is a stand-in; whether a pod can use what it gets needs a GPU."""
+    backend = SpawnedBackend(tmp_path / "home")
+    (tmp_path / "smi").mkdir()
+    (tmp_path / "smi" / "nvidia-smi").write_text(SMI)
+    (tmp_path / "smi" / "nvidia-smi").chmod(0o755)
+    backend.environment["PATH"] = f"{tmp_path / 'smi'}:{backend.environment['PATH']}"
+    backend.start()
+    try:
+        gpu = {"ids": ["H100", "L4"]}
+        first, second = backend.open_pod("one", gpu=gpu), backend.open_pod("two", gpu=gpu)
+        assert (first["gpu"]["id"], second["gpu"]["id"]) == ("H100", "L4")
+        assert "0 of 1 are free" in second["nbgpu"]["skipped"][0]["text"]
+        code = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+        assert backend.printed(code, "two") == "GPU-bbb\n"
+        backend.open_pod("three", gpu=gpu, wait=False)
+        until(lambda: backend.pod("three")["nbgpu"]["reason"]["code"] == "no_capacity")
+        backend.kill()
+        backend.start()  # who has what is known to the next one
+        backend.pod_ready("one")
+        assert backend.pod("three")["nbgpu"]["reason"]["code"] in ("no_capacity", "preparing")
+        backend.delete_pod("one")
+        assert backend.pod_ready("three")["gpu"]["id"] == "H100"
+    finally:
+        backend.shutdown(everything=True)
+
+
+def test_its_time_ends_a_busy_pod_without_a_backend(home: PodBackend) -> None:
+    end = time.time() + 12
+    home.open_pod(limits={"untilUs": int(end * 1e6), "graceS": 1})
+    home.start_run("import time; time.sleep(1000)")
+    until(lambda: home.state() == "busy")
+    folder = str(home.home.root / "pods" / home.pod()["id"])
+    home.kill()
+    until(lambda: not processes_with(folder), within=30)
+    assert time.time() > end
+    home.start()
+    pod = home.pod()
+    assert (pod["status"], pod["nbgpu"]["reason"]["text"]) == ("EXITED", "its time is over")
+
+
 def test_a_full_disk_is_told_and_hurts_nothing_else(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()

@@ -328,7 +328,7 @@ async def test_the_clock_of_use_stands_still_while_nothing_happens(there: Pod) -
 
     await there.until("the loop is noticed", moved, 12)
     status = await there.ask("status")
-    assert status["processes"] == 3 and status["cpu_s"] > 4 and status["rss"] > 20_000_000
+    assert status["processes"] == 3 and status["cpu_s"] > 1 and status["rss"] > 20_000_000
     assert not status["busy"]
     await there.done("run-endsit", "p.kill(); p.wait()")
 

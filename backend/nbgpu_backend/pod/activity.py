@@ -114,7 +114,10 @@ class Activity:
     async def watch(self) -> None:
         """For ever."""
         self.touch()
-        os.utime("busy", (0, 0))
+        try:
+            os.utime("busy", (0, 0))
+        except OSError:
+            pass
         await asyncio.gather(self.watch_busy(), self.watch_processes(), self.watch_gpus())
 
     async def watch_busy(self) -> None:

@@ -80,9 +80,14 @@ def fetch(client: Client, pod: str, name: str, *, limit: int = LIMIT, keep: bool
 
     call = Call("POST", f"/nbgpu/v1/pods/{part(pod)}/get", body={"name": name, "limit": limit},
                 about=pod)  # fmt: skip
-    response = _octets(client, call)
+    try:
+        response = _octets(client, call)
+    except errors.ServiceError as error:
+        if error.status_code in (400, 422) and not error.what.startswith(name):
+            error.what = f"{name} cannot be fetched from {pod}: {error.what}"
+        raise
     if response.headers.get("content-type", "").startswith("application/json"):
-        client.say(KeptThere.model_validate_json(response.content).text)
+        client.say(kept(name, KeptThere.model_validate_json(response.content).text))
         return None
     try:
         (value,) = parcel.unpack(bytearray(response.content)).values()
@@ -102,6 +107,13 @@ def fetch(client: Client, pod: str, name: str, *, limit: int = LIMIT, keep: bool
     elif keep:
         client.say(f"{name} = {value!r:.500}")
     return value
+
+
+def kept(name: str, text: str) -> str:
+    """`x is 12.3 GB, still on the pod as x`."""
+    if text.startswith(name):
+        return text
+    return f"{name} is {text}" if text[:1].isdigit() else f"{name}: {text}"
 
 
 def _is_name(name: str) -> bool:

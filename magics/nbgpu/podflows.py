@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbgpu import consent, errors, live, patience, words
-from nbgpu.formats import dollars, per_hour, size, span
+from nbgpu.formats import dollars, per_hour, plural, sentence, size, span
 from nbgpu.results.pod import value_text
 from nbgpu.verbs.call import Call, part
 
@@ -100,7 +100,7 @@ def failed(found: Pod) -> errors.OpenFailed:
     tail = "".join(f"\n  {line}" for line in n.tail[-8:])
     said = n.preparation.error or n.reason.text or f"{found.name} is {n.state}."
     return errors.OpenFailed(
-        f"{found.name} is {n.state}: {said}{tail}" + ("\n" if tail else ""),
+        sentence(f"{found.name} is {n.state}: {said}") + tail + ("\n" if tail else ""),
         f"See %gpu why {found.name}, and try again with: %gpu start {found.name}",
     )
 
@@ -118,7 +118,7 @@ def _outcome(first: Pod, found: Pod, face: str) -> str:
         return f"{found.name} is changed: {changes}."
     run = "%%gpu run" if face == "magic" else "nbgpu run"
     ends = f" It ends by itself at {words.clock(n.stops_at_us)}" if n.stops_at_us else ""
-    ends += f": {n.stops_why}" if ends and n.stops_why else ""
+    ends += f": {words.ends_why(n.stops_why)}" if ends and n.stops_why else ""
     return (
         f"{found.name} is open, {per_hour(n.rate_per_hour)}. Run a cell in it with: {run} {found.name}"
         + (f"\n{ends.strip()}" if ends else "")
@@ -184,7 +184,7 @@ def extend(client: Client, call: Call) -> Pod:
     if n.stops_at_us is None:
         client.say(f"{found.name} does not end by itself.")
     else:
-        why = f" ({n.stops_why})" if n.stops_why else ""
+        why = f" ({words.ends_why(n.stops_why)})" if n.stops_why else ""
         client.say(f"{found.name} ends by itself at {words.clock(n.stops_at_us)} now{why}.")
     return found
 
@@ -240,13 +240,13 @@ def folder_size(path: str) -> str:
                 continue
         if count > MOST_FILES:
             return f"more than {size(total)}"
-    return f"{size(total)} in {count:,} files" if count else "empty"
+    return f"{size(total)} in {plural(count, 'file')}" if count else "empty"
 
 
 def stop_all_asking(client: Client, call: Call) -> Any:
     summary = client.send(Call("GET", "/nbgpu/v1/summary", "Summary"))
     pods, endpoints = len(summary.pods), len(summary.endpoints)
-    told = f"This stops everything: {pods} pods and {endpoints} endpoints, with what they do."
+    told = f"This stops all: {plural(pods, 'pod')} and {plural(endpoints, 'endpoint')}, with what they do."
     consent.ask(client, told, "Stop all?")
     return stop_all(client, call)
 

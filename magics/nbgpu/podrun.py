@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbgpu import errors, live, parcels, runoutput, words
-from nbgpu.formats import span
+from nbgpu.formats import sentence, span
 from nbgpu.results.pods import Said
 from nbgpu.runs import ENDED, Run, badge_html, pieces
 from nbgpu.verbs.call import Call, Context, part
@@ -111,7 +111,10 @@ def up(client: Client, name: str) -> Pod:
     if n.state in ("preparing", "starting"):
         then = f"Wait for it with: %gpu start {found.name}"
     raise errors.Conflict(
-        f"{found.name} is {n.state}: {n.reason.text}", then, code="pod_not_up", status_code=409
+        sentence(f"{found.name} is {n.state}: {n.reason.text}"),
+        then,
+        code="pod_not_up",
+        status_code=409,
     )
 
 

@@ -33,6 +33,8 @@ from jupyter_client.provisioning import KernelProvisionerBase
 from nbgpu_backend import runtime
 from traitlets import Unicode
 
+from nbgpu.formats import sentence
+
 START_S = 90.0  # the backend gives a kernel 60 s to answer
 ASK_S = 10.0
 WAIT_S = 0.1
@@ -228,7 +230,10 @@ class PodProvisioner(KernelProvisionerBase):
     def _sentence(self, ours: dict[str, Any]) -> str:
         reason = (ours.get("reason") or {}).get("text", "")
         state = ours.get("state", "stopped")
-        return f"The pod {self.pod} is {state}{': ' + reason if reason else '.'} Start it with: nbgpu start {self.pod}"
+        return (
+            f"{sentence(f'The pod {self.pod} is {state}' + (f': {reason}' if reason else ''))} "
+            f"Start it with: nbgpu start {self.pod}"
+        )
 
     def _tell(self, said: str) -> bool:
         """Say why it is dead, and have it restarted no more. True where somebody was about to restart it.

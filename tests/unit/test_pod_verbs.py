@@ -183,7 +183,7 @@ def test_delete_says_what_goes_and_asks(train: Any, api: Api, shell: Any, capsys
     text = "".join(capsys.readouterr())
     assert isinstance(done.error_in_exec, UsageError) and "train" in api.pods.pods
     assert (
-        "its home and the packages installed in it, and its own volume, /workspace (2 kB in 1 files)"
+        "its home and the packages installed in it, and its own volume, /workspace (2 kB in 1 file)"
         in text
     )
     assert "Add --yes, or --keep-volume --yes." in text
@@ -195,7 +195,7 @@ def test_delete_says_what_goes_and_asks(train: Any, api: Api, shell: Any, capsys
 def test_stop_all_asks_too(train: Any, api: Api, shell: Any, capsys: Any) -> None:
     done = shell.run_cell("%gpu stop --all")
     assert isinstance(done.error_in_exec, UsageError) and train.n.state == "idle"
-    assert "1 pods and 0 endpoints" in "".join(capsys.readouterr())
+    assert "1 pod and 0 endpoints" in "".join(capsys.readouterr())
     assert run(shell, "%gpu stop --all --yes").text() == "Stopped: train."
     assert train.n.state == "stopped"
     assert "Stop what?" in str(fails(shell, "%gpu stop"))

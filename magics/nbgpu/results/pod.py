@@ -89,7 +89,7 @@ class PodView(Rich):
         n = self.data.nbgpu
         if n.stops_at_us is not None and n.state in UP:
             left = max(0.0, n.stops_at_us / 1e6 - time.time())
-            why = f": {n.stops_why}" if n.stops_why else ""
+            why = f": {words.ends_why(n.stops_why)}" if n.stops_why else ""
             return f"at {words.clock(n.stops_at_us)}, in {span(left)}{why}"
         limits = n.limits
         parts = []

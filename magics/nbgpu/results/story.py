@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 
 ENDED = ("answered", "failed")  # of a request
+WHOLE = ("endpoint", "pod")  # the others are parts of one
 
 
 class WhyView(Rich):
-    """Of an endpoint, a worker or a request, in the words of the backend. `.df` is the history, newest first."""
+    """Of a pod, an endpoint, a worker or a request, in the words of the backend. `.df` is the history, newest first."""
 
     def __init__(self, why: Why) -> None:
         self.why = why
@@ -24,7 +25,7 @@ class WhyView(Rich):
     def _facts(self) -> list[tuple[str, object]]:
         w = self.why
         facts: list[tuple[str, object]] = []
-        if w.subject != "endpoint":
+        if w.subject not in WHOLE:
             facts.append(("endpoint", w.endpoint))
         if self._over:
             facts += [("took", span(w.seconds)), ("cost", dollars(w.cost_so_far))]
@@ -50,7 +51,7 @@ class WhyView(Rich):
 
     def headline(self) -> str:
         w = self.why
-        what = w.name if w.subject == "endpoint" else f"{w.subject} {w.name}"
+        what = w.name if w.subject in WHOLE else f"{w.subject} {w.name}"
         return f"{what} is {w.state}: {w.reason.text}"
 
     def text(self) -> str:

@@ -16,7 +16,16 @@ function sessionOf(made: unknown): Terminal.ITerminalConnection | null {
   return content?.session ?? null;
 }
 
-/** Resolves when what is sent to it arrives. */
+/** A shell that has not said anything for so long has its prompt out already, in ms. */
+const SILENT_MS = 1000;
+
+/** Resolves when its shell listens: what is typed before its prompt is shown twice. */
+async function listening(session: Terminal.ITerminalConnection): Promise<void> {
+  const said = new Promise<void>(resolve => session.messageReceived.connect(() => resolve()));
+  await connected(session);
+  await Promise.race([said, new Promise(resolve => setTimeout(resolve, SILENT_MS))]);
+}
+
 async function connected(session: Terminal.ITerminalConnection): Promise<void> {
   if (session.connectionStatus === 'connected') {
     return;
@@ -98,7 +107,7 @@ export const pods: JupyterFrontEndPlugin<void> = {
         if (!session) {
           throw new Failure('This Jupyter has no terminals.', `In a shell of this machine, type: nbgpu ssh ${name}`);
         }
-        await connected(session);
+        await listening(session);
         session.send({ type: 'stdin', content: [`${attach} ${name}\r`] });
       })
     });

@@ -50,7 +50,7 @@ function Figures({ row, busy }: { row: PodRow; busy: boolean }): React.ReactElem
       <div className="nbgpu-Row-figures">
         <span className="nbgpu-Row-numbers">
           <span title="where it runs, and on what">{placeText(row)}</span>
-          <span title={rests(row) ? 'while it runs' : 'now'}>{perHour(row.ratePerHour)}</span>
+          {!rests(row) && <span title="now">{perHour(rateOf(row))}</span>}
           {ready(row) && row.kernel !== row.state && <span>kernel {row.kernel}</span>}
           {ready(row) && <span title="memory, and processor time as a share of one core">{usedText(row)}</span>}
         </span>

@@ -30,8 +30,8 @@ def offer(manager: object, folder: Path) -> bool:
 def terminal_command(home: Path) -> str:
     """What a shell is to run, with a pod's name behind it: nbgpu of this environment, with this home.
 
-    The module rather than the script, which need not be on the PATH of a login shell. `-P`: a file of the
-    shell's folder must not be taken for a module.
+    A module rather than the script `nbgpu`, which need not be on the PATH of a login shell. `-P`: a file of
+    the shell's folder must not be taken for a module.
     """
-    words = ["env", f"NBGPU_HOME={home}", sys.executable, "-P", "-m", "nbgpu", "ssh"]
+    words = [sys.executable, "-P", "-m", "nbgpu_lab.attach", str(home)]
     return "exec " + shlex.join(words) if os.name == "posix" else ""

@@ -209,20 +209,21 @@ def test_the_page_knows_what_attaches_a_terminal_to_a_pod(jupyter: JupyterProces
     told = re.search(r'"nbgpuTerminal": ("(?:[^"\\]|\\.)*")', page)
     assert told is not None
     command = json.loads(told[1])
-    assert command.endswith(" -P -m nbgpu ssh")
     folder = jupyter.folder / "shadow"
     folder.mkdir()
-    (folder / "nbgpu.py").write_text("raise SystemExit('the wrong one')")
-    probe = command.removesuffix(" ssh") + " --version; false"  # exec: what follows is never run
+    for name in ("nbgpu", "nbgpu_lab"):
+        (folder / f"{name}.py").write_text("raise SystemExit('the wrong one')")
     done = subprocess.run(
-        ["sh", "-c", probe],
+        ["sh", "-c", command + " no-such-pod; echo 'the shell goes on'"],
         cwd=folder,
         env={"PATH": "/usr/bin:/bin"},
+        input="\n",
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, done.stdout.split()[0]) == (0, "nbgpu"), done.stderr
-    assert f"NBGPU_HOME={jupyter.home.root} " in command
+    assert done.stderr.startswith("nbgpu: ") and "the wrong one" not in done.stderr
+    assert done.stdout == "\nPress Enter to close. "  # exec: what follows is never run
+    assert command.endswith(f" {jupyter.home.root}")
 
 
 def test_after_a_gap_there_is_a_snapshot(jupyter: JupyterProcess) -> None:

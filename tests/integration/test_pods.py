@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from tests.support.pods import PodBackend, processes_with, sandboxed, status_of, text_of
+from tests.support.pods import (
+    AS_USER,
+    PodBackend,
+    SpawnedBackend,
+    path_without,
+    processes_with,
+    sandboxed,
+    status_of,
+    text_of,
+)
 from tests.support.waiting import until
 
 needs_sandbox = pytest.mark.skipif(not sandboxed(), reason="bubblewrap does not work here")
@@ -334,11 +344,14 @@ def test_files_go_in_and_out_and_a_broken_transfer_goes_on(home: PodBackend) -> 
     whole = {"path": "in/data.bin", "size": len(data)}
     short = home.http.put("/nbgpu/v1/pods/train/file", params=whole, content=data[:half])
     assert short.status_code >= 400
-    stat = home.http.get("/nbgpu/v1/pods/train/stat", params={"path": "in/data.bin"}).json()
-    assert not stat["exists"] and 0 < stat["part"] <= half
-    part = stat["part"]
-    rest = {**whole, "offset": part, "sha256": digest}
-    put = home.http.put("/nbgpu/v1/pods/train/file", params=rest, content=data[part:])
+
+    def part() -> bool:
+        stat = home.http.get("/nbgpu/v1/pods/train/stat", params={"path": "in/data.bin"}).json()
+        return not stat["exists"] and stat["part"] == half
+
+    until(part)  # it writes what it has got
+    rest = {**whole, "offset": half, "sha256": digest}
+    put = home.http.put("/nbgpu/v1/pods/train/file", params=rest, content=data[half:])
     assert put.status_code == 200, put.text
     stat = home.http.get(
         "/nbgpu/v1/pods/train/stat", params={"path": "in/data.bin", "hash": True}
@@ -414,6 +427,119 @@ def test_why_logs_and_history_know_pods(home: PodBackend) -> None:
     assert "pod.ready" in kinds
     summary = home.get("/nbgpu/v1/summary")
     assert [p["name"] for p in summary["pods"]] == ["train"]
+
+
+def test_without_bubblewrap_a_pod_works_and_says_what_separates_it(tmp_path: Path) -> None:
+    backend = SpawnedBackend(tmp_path / "home")
+    backend.environment["PATH"] = path_without(tmp_path / "bin", "bwrap")
+    backend.start()
+    try:
+        pod = backend.open_pod()
+        assert pod["nbgpu"]["isolation"] == "process"
+        assert "bubblewrap is not installed" in pod["nbgpu"]["isolationText"]
+        workspace = pod["nbgpu"]["workspace"]
+        assert backend.printed("import os; print(os.getcwd())") == workspace + "\n"
+        cell = "import subprocess; subprocess.Popen('setsid sh -c \"sleep 98762 &\"', shell=True)"
+        backend.run(cell)
+        until(lambda: processes_with("98762"))
+        backend.run("%pip install --quiet humanize")
+        assert backend.printed("import humanize; print(humanize.intword(10**6))") == "1.0 million\n"
+        backend.delete_pod()
+        assert processes_with("98762") == []
+    finally:
+        backend.shutdown(everything=True)
+
+
+def test_an_ordinary_user_has_pods_too(tmp_path: Path) -> None:
+    if subprocess.run([*AS_USER, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine gives nobody a user namespace")
+    backend = SpawnedBackend(tmp_path / "home", *AS_USER)
+    backend.start()
+    try:
+        pod = backend.open_pod()
+        assert pod["nbgpu"]["isolation"] == ("bubblewrap" if sandboxed() else "process")
+        assert backend.printed("import os; print(os.geteuid())") == "1000\n"
+        backend.delete_pod()
+    finally:
+        backend.shutdown(everything=True)
+
+
+SMI = """#!/bin/sh
+echo '0, GPU-aaa, NVIDIA H100 80GB HBM3, 81559'
+echo '1, GPU-bbb, NVIDIA L4, 23034'
+"""
+
+
+def test_gpus_are_given_in_the_order_of_the_wish_and_to_one_pod_each(tmp_path: Path) -> None:
+    """The driver's listing is a stand-in; whether a pod can use what it gets needs a GPU."""
+    backend = SpawnedBackend(tmp_path / "home")
+    (tmp_path / "smi").mkdir()
+    (tmp_path / "smi" / "nvidia-smi").write_text(SMI)
+    (tmp_path / "smi" / "nvidia-smi").chmod(0o755)
+    backend.environment["PATH"] = f"{tmp_path / 'smi'}:{backend.environment['PATH']}"
+    backend.start()
+    try:
+        gpu = {"ids": ["H100", "L4"]}
+        first, second = backend.open_pod("one", gpu=gpu), backend.open_pod("two", gpu=gpu)
+        assert (first["gpu"]["id"], second["gpu"]["id"]) == ("H100", "L4")
+        assert "0 of 1 are free" in second["nbgpu"]["skipped"][0]["text"]
+        code = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+        assert backend.printed(code, "two") == "GPU-bbb\n"
+        backend.open_pod("three", gpu=gpu, wait=False)
+        until(lambda: backend.pod("three")["nbgpu"]["reason"]["code"] == "no_capacity")
+        backend.kill()
+        backend.start()  # who has what is known to the next one
+        backend.pod_ready("one")
+        assert backend.pod("three")["nbgpu"]["reason"]["code"] in ("no_capacity", "preparing")
+        backend.delete_pod("one")
+        assert backend.pod_ready("three")["gpu"]["id"] == "H100"
+    finally:
+        backend.shutdown(everything=True)
+
+
+def test_its_time_ends_a_busy_pod_without_a_backend(home: PodBackend) -> None:
+    end = time.time() + 12
+    home.open_pod(limits={"untilUs": int(end * 1e6), "graceS": 1})
+    home.start_run("import time; time.sleep(1000)")
+    until(lambda: home.state() == "busy")
+    folder = str(home.home.root / "pods" / home.pod()["id"])
+    home.kill()
+    until(lambda: not processes_with(folder), within=30)
+    assert time.time() > end
+    home.start()
+    pod = home.pod()
+    assert (pod["status"], pod["nbgpu"]["reason"]["text"]) == ("EXITED", "its time is over")
+
+
+def test_a_full_disk_is_told_and_hurts_nothing_else(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "nbgpu-test", str(small)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a tmpfs")
+    try:
+        backend = PodBackend(small / "home")
+        backend.start()
+        backend.open_pod()
+        filled = backend.run("open('big', 'wb').write(bytes(60 << 20))")
+        assert status_of(filled) == "error"
+        assert any("No space left" in i["content"].get("evalue", "") for i in filled)
+        backend.run("import os; os.remove('big')")
+        assert backend.printed("print('well')") == "well\n"
+        backend.shutdown(everything=True)
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_a_home_with_a_long_path_has_kernels(tmp_path: Path) -> None:
+    backend = PodBackend(tmp_path / ("long" * 20) / ("er" * 40))
+    backend.home.root.mkdir(parents=True)
+    backend.start()
+    try:
+        backend.open_pod("a" * 60)
+        assert backend.printed("print('reached')", "a" * 60) == "reached\n"
+    finally:
+        backend.shutdown(everything=True)
 
 
 def _event(home: PodBackend, kind: str) -> dict[str, Any] | None:

@@ -20,6 +20,9 @@ import nbgpu_backend
 POD = Path(nbgpu_backend.__file__).parent / "pod"
 PARCEL = Path(nbgpu_backend.__file__).parent / "schema" / "parcel.py"
 
+# the pod's interpreter: any from 3.8 on that has ipykernel
+PYTHON = os.environ.get("NBGPU_TEST_POD_PYTHON", sys.executable)
+
 Json = dict[str, Any]
 
 
@@ -84,7 +87,7 @@ class Pod:
             **settings,
         }
         self.env = {
-            "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+            "PATH": f"{Path(PYTHON).parent}:/usr/local/bin:/usr/bin:/bin",
             "HOME": str(self.home),
             "NBGPU_AGENT": json.dumps(self.settings),
         }
@@ -93,7 +96,7 @@ class Pod:
     def launch(self) -> None:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, sys.executable, str(self.code / "agent.py")],
+                [*self.prefix, PYTHON, str(self.code / "agent.py")],
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

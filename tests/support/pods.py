@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+from nbgpu_backend import runtime
 
 from tests.support.backend import BackendProcess
 from tests.support.waiting import until
 
+AS_USER = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
 READY_S = 120.0  # the first one in a machine installs ipykernel
 
 
@@ -104,3 +107,34 @@ def processes_with(text: str) -> list[int]:
             except OSError:
                 continue
     return found
+
+
+def path_without(folder: Path, *names: str) -> str:
+    """A PATH with all programs of this one's but these."""
+    folder.mkdir()
+    for place in reversed(os.environ["PATH"].split(os.pathsep)):
+        for program in Path(place).iterdir() if Path(place).is_dir() else ():
+            link = folder / program.name
+            if program.name not in names:
+                link.unlink(missing_ok=True)
+                link.symlink_to(program)
+    return str(folder)
+
+
+class SpawnedBackend(PodBackend):
+    """With `environment` as it is, behind a command that starts another one."""
+
+    def __init__(self, home: Path, *before: str) -> None:
+        super().__init__(home)
+        self._before = before
+
+    def start(self) -> runtime.Backend:
+        self.home.root.mkdir(parents=True, exist_ok=True)
+        with (self.home.root / "host.log").open("ab") as log:
+            subprocess.Popen(
+                [*self._before, sys.executable, "-m", "nbgpu_backend"],
+                env=self.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )  # fmt: skip
+        self._client = None
+        return until(lambda: runtime.locate(self.home))

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import os
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from decimal import Decimal
 from typing import Any
 
@@ -28,7 +28,15 @@ from nbgpu_backend.control.wording import span
 from nbgpu_backend.domain import pods as rules
 from nbgpu_backend.domain.placement import CPU, Choice, Skip, Wanted, choose, gpu_list
 from nbgpu_backend.errors import NbgpuError, Unavailable
-from nbgpu_backend.providers.base import Exit, LaunchSpec, Observed, PodHost, PodPlan, Separation
+from nbgpu_backend.providers.base import (
+    Exit,
+    Gpu,
+    LaunchSpec,
+    Observed,
+    PodHost,
+    PodPlan,
+    Separation,
+)
 from nbgpu_backend.schema.common import Reason
 from nbgpu_backend.schema.pods import Preparation
 from nbgpu_backend.store.secrets import Secrets, unknown
@@ -52,7 +60,15 @@ WORDS = {
 
 
 class PodControl:
-    def __init__(self, services: Services, host: PodHost, record: PodRecord) -> None:
+    """`taken` gives the indices of the GPUs that other pods have."""
+
+    def __init__(
+        self,
+        services: Services,
+        host: PodHost,
+        record: PodRecord,
+        taken: Callable[[], Collection[int]] = tuple,
+    ) -> None:
         self.record = record
         self._services = services
         self.agent = PodAgent(host, record.id, record.name)
@@ -66,8 +82,11 @@ class PodControl:
         self.seen_at = 0.0
         self.skipped: tuple[Skip, ...] = ()
         self.tail: tuple[str, ...] = ()  # of the log of the last one that ended
+        self.had: set[int] = set()  # indices of its GPUs, when it was taken over
         self.memory_limit = 0
         self.generation = 0
+        self.gpus: tuple[Gpu, ...] = ()  # that it has
+        self._taken = taken
         self._host = host
         self._book = PodBook(services, record)
         self._specs = KernelSpecs(services.home.kernels, services.home.root)
@@ -168,6 +187,7 @@ class PodControl:
         return PodPlan(
             self.id, self.name, self.record.volume_id, tuple(spec.nbgpu.requirements),
             spec.nbgpu.network,
+            self.gpus,
         )  # fmt: skip
 
     # --- verbs ------------------------------------------------------------------------------------
@@ -219,6 +239,8 @@ class PodControl:
         """Take over one that runs already."""
         self._stop = None
         self._over.clear()
+        listed = seen.meta.get("gpus")
+        self.had = {int(index) for index in listed} if isinstance(listed, list) else set()
         instance.pid = seen.pid
         instance.started_us = instance.started_us or seen.started_us
         self.instance = instance
@@ -282,11 +304,16 @@ class PodControl:
         services, place = self._services, self.record.spec.nbgpu.place
         wanted = Wanted(gpu_list(place.gpu), place.cpu)
         while True:
-            choice = choose(wanted, services.provider.offers(), {}, {}, services.clock.elapsed())
+            here = await self._host.gpus() if place.gpu else ()
+            listed, taken = [(gpu.index, gpu.name) for gpu in here], self._taken()
+            elapsed = services.clock.elapsed()
+            choice = choose(wanted, rules.offers(listed, taken), {}, {}, elapsed)
             self.skipped = choice.skipped
             said = "; ".join(f"{skip.what}: {skip.text}" for skip in choice.skipped)
             verdict = services.memory.admit(MEMORY_NEEDED, self.name)
             if choice.gpu is not None and verdict.fits and not verdict.evict:
+                mine = rules.pick(listed, taken, choice.gpu, choice.count)
+                self.gpus = tuple(gpu for gpu in here if gpu.index in mine)
                 return choice
             if choice.gpu is None and not choice.ever:
                 raise Unavailable(f"No GPU that was asked for is here: {said}.", code="no_gpu")
@@ -344,7 +371,7 @@ class PodControl:
                     ttl_s=services.lease_pod_s,
                     grace_s=limits.grace_s + END_S,
                     cwd=command.cwd,
-                    meta={"pod": record.name},
+                    meta={"pod": record.name, "gpus": [gpu.index for gpu in self.gpus]},
                     gpu=instance.gpu,
                     gpu_count=instance.gpu_count,
                     oom_score_adj=OOM_POD,
@@ -400,6 +427,8 @@ class PodControl:
         services, instance = self._services, self.instance
         assert instance is not None
         self.separation = await self._host.separation()
+        if self.had:
+            self.gpus = tuple(gpu for gpu in await self._host.gpus() if gpu.index in self.had)
         services.memory.reserve_pod(instance.id, MEMORY_NEEDED)
         self.memory_limit = self.record.spec.nbgpu.limits.memory_bytes or self.memory_limit
         if instance.id not in services.ledger.accounts:
@@ -606,6 +635,7 @@ class PodControl:
         self._specs.remove(self.name)
         self.ports.close()
         self.instance, self.seen, self.cpu_share = None, {}, 0.0
+        self.gpus, self.had = (), set()
         self._cpu = (0.0, 0.0)
         self.state, self.reason = "failed" if failed else "stopped", reason
         self._over.set()

@@ -22,6 +22,7 @@ from nbgpu_backend.control.services import Services
 from nbgpu_backend.control.views import camel
 from nbgpu_backend.control.volumes import Volumes
 from nbgpu_backend.control.wording import span
+from nbgpu_backend.domain import pods as rules
 from nbgpu_backend.domain.names import complaint, did_you_mean
 from nbgpu_backend.domain.placement import Wanted, choose, gpu_list
 from nbgpu_backend.errors import BadRequest, Conflict, NotFound, Unavailable
@@ -308,9 +309,15 @@ class Pods:
     # --- below ------------------------------------------------------------------------------------
 
     def _add(self, record: PodRecord) -> PodControl:
-        control = PodControl(self._services, self._host, record)
+        control = PodControl(self._services, self._host, record, lambda: self._taken(record.id))
         self._by_id[record.id] = self._by_name[record.name] = control
         return control
+
+    def _taken(self, but: str) -> set[int]:
+        """Indices of the GPUs that other pods have."""
+        others = [control for control in self.all() if control.id != but]
+        had = {gpu.index for control in others for gpu in control.gpus}
+        return had.union(*(control.had for control in others))
 
     async def _check(self, spec: CreatePod) -> None:
         """All that can be wrong is found here, before anything is stored."""
@@ -338,7 +345,9 @@ class Pods:
             raise BadRequest(
                 f"This machine has {cores} cores, not {place.cpu}.", f"Use --cpu {cores} or less."
             )
-        choice = choose(Wanted(gpu_list(place.gpu)), self._services.provider.offers(), {}, {}, 0.0)
+        here = await self._host.gpus() if place.gpu else ()
+        offers = rules.offers([(gpu.index, gpu.name) for gpu in here], ())
+        choice = choose(Wanted(gpu_list(place.gpu)), offers, {}, {}, 0.0)
         if place.gpu and not choice.ever:
             text = "; ".join(f"{skip.what}: {skip.text}" for skip in choice.skipped)
             raise Unavailable(

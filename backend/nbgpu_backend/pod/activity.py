@@ -27,7 +27,7 @@ CPU_SHARE = 0.05  # of one core
 GPU_PERCENT = 5
 BUSY_S = 2.0  # how often the file `busy` is touched
 GPU_S = 10.0
-FRESH_S = 1.0
+FRESH_S = 0.25
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 QUERY = [
@@ -114,7 +114,10 @@ class Activity:
     async def watch(self) -> None:
         """For ever."""
         self.touch()
-        os.utime("busy", (0, 0))
+        try:
+            os.utime("busy", (0, 0))
+        except OSError:
+            pass
         await asyncio.gather(self.watch_busy(), self.watch_processes(), self.watch_gpus())
 
     async def watch_busy(self) -> None:

@@ -18,7 +18,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +53,7 @@ BAD_SETTINGS, SYSTEM = 64, 71
 SPOOL_BYTES = 128 << 20
 CONNECTIONS = 1000
 REQUEST_S = 60.0  # a client may take so long to say what it wants
+DISCARD_S = 5.0  # a refused client may first send all it has, and then read why
 BUFFER = 256 << 10
 KERNEL_SHARE = 0.3  # of the grace; the rest is for before_stop
 ENDING = ("status", "runs", "output", "stop")  # what is answered while the pod ends
@@ -148,6 +148,7 @@ class Agent:
             except Refusal as error:
                 answer = dict(error.more, error=str(error), kind=error.kind)
                 await wire.answer(answer)
+                await asyncio.wait_for(wire.discard(), DISCARD_S)
         except (OSError, asyncio.TimeoutError):
             pass  # the client is gone
         except asyncio.CancelledError:
@@ -344,10 +345,9 @@ def main() -> int:
     except OSError as error:
         log("%s: %s" % (error.filename, error.strerror))
         return SYSTEM
-    return asyncio.run(live(settings, env))
+    # not asyncio.run, which waits for the threads that hash or sync
+    return asyncio.new_event_loop().run_until_complete(live(settings, env))
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stderr.flush()
-    os._exit(code)  # threads that hash or sync are not waited for
+    os._exit(main())

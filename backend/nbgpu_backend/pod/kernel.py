@@ -73,6 +73,7 @@ class Kernel:
         self.pid: Optional[int] = None
         self.started_us: Optional[int] = None
         self.ended: Optional[asyncio.Future[int]] = None
+        self.burial: Optional[asyncio.Task[None]] = None
         self.asked_to_end = False
         self.key = self.kept_key()
         self.author = Author(self.key)
@@ -136,6 +137,8 @@ class Kernel:
                 await self.launch()
 
     async def launch(self) -> None:
+        if self.burial is not None:
+            await self.burial
         if self.closed:
             raise Refusal("closing", "the pod is ending")
         self.state, self.asked_to_end = "starting", False
@@ -147,10 +150,7 @@ class Kernel:
                     os.unlink("k-%d" % number)
                 except FileNotFoundError:
                     pass
-            fd = os.open(CONNECTION + ".tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(fd, "w") as file:
-                json.dump(dict(self.connection("k"), kernel_name="python3"), file)
-            os.rename(CONNECTION + ".tmp", CONNECTION)
+            self.write_connection()
             bound = self.spawn()
         except OSError as error:
             self.state = "none"
@@ -160,7 +160,7 @@ class Kernel:
         try:
             both: List[asyncio.Future[Any]] = [ready, self.ended]
             await asyncio.wait(both, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
-            if ready.done() and not ready.cancelled():
+            if not self.ended.done() and ready.done():
                 ready.result()
                 self.state = "idle"
                 again = " again: its variables are gone" if self.generation > 1 else ""
@@ -170,16 +170,29 @@ class Kernel:
             if self.ended.done():
                 why = "it ended (%s)" % describe(self.ended.result())
         finally:
-            if not ready.done():
-                ready.cancel()
+            ready.cancel()
+            await asyncio.gather(ready, return_exceptions=True)
         await self.end(0.0)
-        await asyncio.sleep(DRAIN_S)  # the last of its log
         self.state = "dead"
         text = "the kernel could not be started: %s" % why
         if self.tail:
             text += ". The last lines of its log:\n" + "\n".join(self.tail)
         self.tell("dead", text)
         raise Refusal("kernel", text)
+
+    def write_connection(self) -> None:
+        """The file that tells the kernel its sockets, unless it is there: a disk may be full."""
+        wanted = json.dumps(dict(self.connection("k"), kernel_name="python3"))
+        try:
+            with open(CONNECTION) as file:
+                if file.read() == wanted:
+                    return
+        except OSError:
+            pass
+        fd = os.open(CONNECTION + ".tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write(wanted)
+        os.rename(CONNECTION + ".tmp", CONNECTION)
 
     def spawn(self) -> int:
         """-> where it says that its sockets are bound"""
@@ -447,14 +460,17 @@ class Kernel:
                 await within(ended, grace_s)
         signal_group(pid, signal.SIGKILL)  # also what it left running
         await ended
-        while self.pid == pid:  # what it had said is being read
-            await asyncio.sleep(0.005)
+        await asyncio.sleep(0)  # gone() is called
+        if self.burial is not None:
+            await self.burial
 
     def gone(self, ended: asyncio.Future[int]) -> None:
-        self.loop.create_task(self.bury(ended))
+        was, self.state = self.state, "dead"  # what is asked for from now on is the next one's
+        self.burial = self.loop.create_task(self.bury(was, ended.result()))
 
-    async def bury(self, ended: asyncio.Future[int]) -> None:
+    async def bury(self, was: str, status: int) -> None:
         """The process has ended: read what it had said, and end what it ran."""
+        sent = [run for run in self.runs.open.values() if run.sent or run.by == "notebook"]
         iopub = self.channels.get(IOPUB)
         quiet = 0.0
         while iopub is not None and quiet < DRAIN_S:
@@ -463,12 +479,11 @@ class Kernel:
         for channel in self.channels.values():
             channel.close()
         self.channels.clear()
-        was, status, asked = self.state, ended.result(), self.asked_to_end
         self.pid = self.started_us = None
-        shut = asked or (os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0)
+        shut = self.asked_to_end or (os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0)
         self.state = "none" if shut else "dead"
         for run in list(self.runs.open.values()):
-            if run not in self.queue:
+            if run in sent or run.by == "notebook":
                 self.runs.end(run, "died")
         if was == "idle":
             if shut:

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-HOLD = 20_000  # messages for a client that is slower than the kernel; 1,000 by default
+HOLD = 10_000  # messages for a client that is slower than the kernel; 1,000 by default
 BIND_S = 20.0
 HEARTBEAT = "k-5"
 

@@ -124,7 +124,7 @@ class Runs:
             return
         try:
             with open(self.path, "ab") as file:
-                file.write(self.line(run))
+                file.write(b"\n" * self.broken + self.line(run))  # a part may have been written
             self.broken = False
         except OSError as error:
             self.complain(error)

@@ -11,7 +11,7 @@ import termios
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict
+    from typing import Any, Callable, Dict, List
 
     from nbgpu_backend.pod.children import Children, die_with_parent, signal_group, within
     from nbgpu_backend.pod.files import whole
@@ -24,6 +24,7 @@ else:
     from wire import Refusal
 
 CHUNK = 64 << 10
+LAST_S = 0.3  # for the last output of a shell that has ended
 HANGUP_S = 2.0  # a shell that is hung up on may take so long to end
 
 
@@ -81,7 +82,10 @@ class Terminals:
                 self.loop.create_task(self.show(wire, master)),
                 self.loop.create_task(self.obey(wire, master)),
             ]
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            any_end: List[asyncio.Future[Any]] = [*tasks, ended]
+            await asyncio.wait(any_end, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():  # a job of the shell may hold the terminal for ever
+                await asyncio.wait(tasks[:1], timeout=LAST_S)
         finally:
             self.count -= 1
             for task in tasks:

@@ -72,6 +72,10 @@ class Wire:
             raise Refusal("bad_request", "a request is one JSON object on a line")
         return value
 
+    async def discard(self) -> None:
+        while await self.read():
+            pass
+
     async def send(self, data: bytes) -> None:
         """Returns once little of it waits: a client that does not read costs no memory."""
         self.writer.write(data)

@@ -155,6 +155,16 @@ class ParentHost(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Gpu:
+    """`name` is the type, as one asks for it."""
+
+    index: int
+    uuid: str
+    name: str
+    memory: int | None  # bytes
+
+
+@dataclass(frozen=True, slots=True)
 class PodPlan:
     """What a host must know of a pod to make room for it and to start it."""
 
@@ -163,7 +173,7 @@ class PodPlan:
     volume: str  # the id of what /workspace is
     requirements: tuple[str, ...] = ()
     network: Literal["host", "none"] = "host"
-    gpus: tuple[int, ...] = ()  # indices of this host's
+    gpus: tuple[Gpu, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +200,10 @@ class PodHost(Protocol):
 
     async def separation(self) -> Separation:
         """Found out by trying, once."""
+        ...
+
+    async def gpus(self) -> Sequence[Gpu]:
+        """Those that a pod could have; who has one is the caller's to know."""
         ...
 
     async def no_images(self) -> str:

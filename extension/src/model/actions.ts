@@ -27,22 +27,12 @@ export class Actions {
 
   /** Throws a Failure. */
   async deploy(request: Deploy): Promise<void> {
-    try {
-      await this._client.create(request);
-    } catch (thrown) {
-      throw failure(thrown);
-    }
-    await this._state.refresh();
+    await this._then(this._client.create(request));
   }
 
   /** Throws a Failure. */
   async scale(name: string, workers: Partial<Limits>): Promise<void> {
-    try {
-      await this._client.scale(name, workers);
-    } catch (thrown) {
-      throw failure(thrown);
-    }
-    await this._state.refresh();
+    await this._then(this._client.scale(name, workers));
   }
 
   /** Keep workers up for a while, asked or not; 0 seconds end that. */
@@ -74,12 +64,7 @@ export class Actions {
 
   /** Throws a Failure. */
   async open(request: OpenPod): Promise<void> {
-    try {
-      await this._client.openPod(request);
-    } catch (thrown) {
-      throw failure(thrown);
-    }
-    await this._state.refresh();
+    await this._then(this._client.openPod(request));
   }
 
   startPod(name: string): Promise<void> {
@@ -104,6 +89,15 @@ export class Actions {
     if (this.failed.delete(name)) {
       this._changed.emit();
     }
+  }
+
+  private async _then(done: Promise<unknown>): Promise<void> {
+    try {
+      await done;
+    } catch (thrown) {
+      throw failure(thrown);
+    }
+    await this._state.refresh();
   }
 
   private async _do(name: string, doing: Doing, act: () => Promise<unknown>): Promise<void> {

@@ -16,8 +16,8 @@ test('what costs most comes first, then what wants attention', () => {
 });
 
 test('its place in words', () => {
-  expect(placeText(pod('a'))).toBe('local, cpu 2');
-  expect(placeText(pod('a', { gpu: 'H100 x 2', cpu: null }))).toBe('local, H100 x 2');
+  expect(placeText(pod('a'))).toBe('local cpu 2');
+  expect(placeText(pod('a', { gpu: 'H100 x 2', cpu: null }))).toBe('local H100 x 2');
 });
 
 test('what rests or is being made costs nothing', () => {

@@ -9,11 +9,6 @@ const RESTS = ['stopped', 'failed'];
 const UNPAID = [...RESTS, 'preparing'];
 /** From then on an end by itself is worth a warning, in seconds. */
 export const SOON_S = 300;
-/** How long an end is put off by a click. */
-export const EXTENSIONS: readonly (readonly [seconds: number, label: string])[] = [
-  [1800, '30 min'],
-  [7200, '2 h']
-];
 
 function rank(state: string): number {
   const found = STATES.indexOf(state);
@@ -44,9 +39,9 @@ export function rateOf(row: PodRow): number {
   return UNPAID.includes(row.state) ? 0 : Number(row.ratePerHour);
 }
 
-/** `local, cpu 2` or `local, H100`. */
+/** `local cpu 2` or `local H100`. */
 export function placeText(row: PodRow): string {
-  return `${row.on}, ${row.gpu ?? (row.cpu === null ? 'cpu' : `cpu ${row.cpu}`)}`;
+  return `${row.on} ${row.gpu ?? `cpu ${row.cpu ?? ''}`}`.trim();
 }
 
 /** `3 pods, 2 running`. */

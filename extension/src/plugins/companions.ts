@@ -132,8 +132,15 @@ export const companions: JupyterFrontEndPlugin<void> = {
       if (there.length > 0 && kernelspec !== undefined) {
         await specs.refresh();
         for (const { panel, kernel } of there) {
-          if (!panel.isDisposed && kernel?.kernelspec === kernelspec) {
-            await panel.sessionContext.changeKernel({ name: kernelspec });
+          const { sessionContext } = panel;
+          if (panel.isDisposed || kernel?.kernelspec !== kernelspec) {
+            continue;
+          }
+          if (sessionContext.session?.kernel) {
+            // not another one: the end of the old one would be the end of the pod's kernel
+            await sessionContext.restartKernel();
+          } else {
+            await sessionContext.changeKernel({ name: kernelspec });
           }
         }
       }

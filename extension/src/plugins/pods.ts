@@ -1,57 +1,31 @@
 import type { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
-import { ICommandPalette, InputDialog, Notification } from '@jupyterlab/apputils';
+import { ICommandPalette, Notification } from '@jupyterlab/apputils';
 import { PageConfig } from '@jupyterlab/coreutils';
 import type { Terminal } from '@jupyterlab/services';
 import type { ReadonlyPartialJSONObject } from '@lumino/coreutils';
 import { Failure, failure } from '../api/problem';
 import { gpuIcon } from '../icon';
 import { NO_POD } from '../model/opening';
-import { ready } from '../model/pods';
 import { Commands, INbgpu, PANEL } from '../tokens';
+import { chosenRow, POD, RUNNING } from './chosen';
 
-const ARGUMENTS = {
-  args: {
-    type: 'object',
-    properties: { name: { type: 'string', description: 'of the pod; by default the only one that runs' } }
-  }
-} as const;
-
-/** The pod of a command: the one that is named, the open one, the only one that runs, or the one that is chosen. */
-async function chosenPod(
-  { state, view }: INbgpu, title: string, args: ReadonlyPartialJSONObject
-): Promise<{ name: string; kernelspec: string } | null> {
-  if (!state.summary || (typeof args.name === 'string' && !state.pod(args.name))) {
-    await state.refresh(); // it may have been opened just now
-  }
-  const rows = (state.summary?.pods ?? []).filter(ready);
-  const names = rows.map(row => row.name);
-  let name = typeof args.name === 'string' ? args.name : view.open;
-  if (typeof args.name !== 'string' && (name === null || !names.includes(name))) {
-    const items = [...names].sort();
-    name = items.length < 2 ? (items[0] ?? null) : (await InputDialog.getItem({ title, label: 'Pod', items })).value;
-    if (name === null) {
-      if (items.length === 0) {
-        throw new Failure('No pod runs.', 'Open one first.');
-      }
-      return null;
-    }
-  }
-  const found = rows.find(row => row.name === name);
-  if (!found) {
-    const row = state.pod(name ?? '');
-    throw row
-      ? new Failure(`${row.name} is ${row.state}: ${row.reason}.`, 'Start it first, or wait for it.')
-      : new Failure(`There is no pod ${name}.`);
-  }
-  return found;
-}
+const describedBy = { args: { type: 'object', properties: { name: POD } } } as const;
 
 function sessionOf(made: unknown): Terminal.ITerminalConnection | null {
-  const { content } = (made ?? {}) as { content?: { session?: Terminal.ITerminalConnection } };
+  const { content } = (made || {}) as { content?: { session?: Terminal.ITerminalConnection } };
   return content?.session ?? null;
 }
 
-/** Resolves when what is sent to it arrives. */
+/** A shell that has not said anything for so long has its prompt out already, in ms. */
+const SILENT_MS = 1000;
+
+/** Resolves when its shell listens: what is typed before its prompt is shown twice. */
+async function listening(session: Terminal.ITerminalConnection): Promise<void> {
+  const said = new Promise<void>(resolve => session.messageReceived.connect(() => resolve()));
+  await connected(session);
+  await Promise.race([said, new Promise(resolve => setTimeout(resolve, SILENT_MS))]);
+}
+
 async function connected(session: Terminal.ITerminalConnection): Promise<void> {
   if (session.connectionStatus === 'connected') {
     return;
@@ -80,8 +54,21 @@ export const pods: JupyterFrontEndPlugin<void> = {
   activate: (app: JupyterFrontEnd, nbgpu: INbgpu, palette: ICommandPalette | null): void => {
     const { specs, view } = nbgpu;
     const { kernelspecs, terminals } = app.serviceManager;
-    const told = (run: (args: ReadonlyPartialJSONObject) => Promise<void>) => (args: ReadonlyPartialJSONObject) =>
-      run(args).catch((thrown: unknown) => void Notification.error(failure(thrown).message));
+    /** With the pod that is chosen; what goes wrong is shown. */
+    const withPod =
+      (title: string, run: (name: string, kernelspec: string) => Promise<void>) =>
+      async (args: ReadonlyPartialJSONObject): Promise<void> => {
+        try {
+          const pod = await chosenRow(nbgpu, title, args, RUNNING);
+          if (pod?.kernelspec) {
+            await run(pod.name, pod.kernelspec);
+          } else {
+            app.shell.activateById(PANEL);
+          }
+        } catch (thrown) {
+          Notification.error(failure(thrown).message);
+        }
+      };
 
     app.commands.addCommand(Commands.openPod, {
       label: 'Open a Pod…',
@@ -96,40 +83,32 @@ export const pods: JupyterFrontEndPlugin<void> = {
       label: 'New Notebook in a Pod…',
       caption: 'Its cells run in the kernel of the pod',
       icon: gpuIcon,
-      describedBy: ARGUMENTS,
-      execute: told(async args => {
-        const pod = await chosenPod(nbgpu, 'A notebook in which pod?', args);
-        if (pod) {
-          await kernelspecs.ready;
-          if (!specs.has(pod.kernelspec)) {
-            await specs.refresh();
-          }
-          if (!specs.has(pod.kernelspec)) {
-            throw new Failure(`Jupyter does not list the kernel of ${pod.name}.`, 'See the log of Jupyter for the reason.');
-          }
-          await app.commands.execute('notebook:create-new', { kernelName: pod.kernelspec });
+      describedBy,
+      execute: withPod('A notebook in which pod?', async (name, kernelspec) => {
+        await kernelspecs.ready;
+        if (!specs.has(kernelspec)) {
+          await specs.refresh();
         }
+        if (!specs.has(kernelspec)) {
+          throw new Failure(`Jupyter does not list the kernel of ${name}.`, 'See the log of Jupyter.');
+        }
+        await app.commands.execute('notebook:create-new', { kernelName: kernelspec });
       })
     });
     app.commands.addCommand(Commands.podTerminal, {
       label: 'New Terminal in a Pod…',
       caption: 'A shell in the pod',
       icon: gpuIcon,
-      describedBy: ARGUMENTS,
-      execute: told(async args => {
-        const pod = await chosenPod(nbgpu, 'A terminal in which pod?', args);
-        if (pod) {
-          const attach = PageConfig.getOption('nbgpuTerminal'); // of our server extension, quoted for a shell
-          if (!attach || !terminals.isAvailable() || !app.commands.hasCommand('terminal:create-new')) {
-            throw new Failure('This Jupyter has no terminals.', `In a shell of this machine, type: nbgpu ssh ${pod.name}`);
-          }
-          const session = sessionOf(await app.commands.execute('terminal:create-new'));
-          if (!session) {
-            throw new Failure('No terminal could be opened.', 'See the log of Jupyter for the reason.');
-          }
-          await connected(session);
-          session.send({ type: 'stdin', content: [`${attach} ${pod.name}\r`] });
+      describedBy,
+      execute: withPod('A terminal in which pod?', async name => {
+        const attach = PageConfig.getOption('nbgpuTerminal'); // of our server extension, quoted for a shell
+        const made: unknown = attach && terminals.isAvailable() && (await app.commands.execute('terminal:create-new'));
+        const session = sessionOf(made);
+        if (!session) {
+          throw new Failure('This Jupyter has no terminals.', `In a shell of this machine, type: nbgpu ssh ${name}`);
         }
+        await listening(session);
+        session.send({ type: 'stdin', content: [`${attach} ${name}\r`] });
       })
     });
     for (const command of [Commands.openPod, Commands.podNotebook, Commands.podTerminal]) {

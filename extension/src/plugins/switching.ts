@@ -44,8 +44,8 @@ export const switching: JupyterFrontEndPlugin<void> = {
             },
             rest: () => rest(kernel),
             change: async kernelspec => {
-              // the person may have chosen another meanwhile
-              if (!panel.isDisposed && sessionContext.session?.kernel?.id === kernel.id) {
+              // it may be there already, or the person may have chosen another meanwhile
+              if (kernel.name !== kernelspec && !panel.isDisposed && sessionContext.session?.kernel?.id === kernel.id) {
                 await sessionContext.changeKernel({ name: kernelspec });
               }
             }

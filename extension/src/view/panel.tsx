@@ -61,16 +61,17 @@ export class Panel extends SidePanel {
     }
   }
 
-  /** Endpoints and pods are what one comes for; without pods one line of them is enough. */
+  /** Endpoints and pods are what one comes for; without pods one line of them is enough, and a form needs room. */
   private readonly _share = (): void => {
     const { state, view } = this._hands;
-    const pods = (state.summary?.pods.length ?? 0) > 0 || view.pod !== null;
-    if (pods !== this._pods) {
-      this._pods = pods;
-      const sizes = pods ? [4, 4, 3] : [24, 2, 12];
+    const { endpoints = [], pods = [] } = state.summary ?? {};
+    const sizes =
+      view.pod === null && pods.length === 0 ? [24, 2, 12] : view.pod || endpoints.length === 0 ? [3, 6, 2] : [4, 4, 3];
+    if (String(sizes) !== this._sizes) {
+      this._sizes = String(sizes);
       (this.content as { setRelativeSizes?: (sizes: number[]) => void }).setRelativeSizes?.(sizes);
     }
   };
 
-  private _pods: boolean | null = null;
+  private _sizes = '';
 }

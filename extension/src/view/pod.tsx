@@ -6,8 +6,9 @@ import type { PodRow } from '../api/schema';
 import { clock, perHour, span } from '../model/format';
 import { podCell } from '../model/opening';
 import {
-  EXTENSIONS, gauges, leftS, placeText, podStamp, rateOf, ready, rests, SOON_S, stopsText, usedText
+  gauges, leftS, placeText, podStamp, rateOf, ready, rests, SOON_S, stopsText, usedText
 } from '../model/pods';
+import { WARMTHS } from '../model/warmth';
 import { age, ageS } from '../model/workers';
 import { EventLine } from './activity';
 import { useHands } from './context';
@@ -44,15 +45,14 @@ export function PodRowView({ row }: { row: PodRow }): React.ReactElement {
 }
 
 function Figures({ row, busy }: { row: PodRow; busy: boolean }): React.ReactElement {
-  const rate = Number(row.ratePerHour);
   return (
     <>
       <div className="nbgpu-Row-figures">
         <span className="nbgpu-Row-numbers">
           <span title="where it runs, and on what">{placeText(row)}</span>
-          {ready(row) && <span title="its kernel">kernel {row.kernel}</span>}
+          {!rests(row) && <span title="now">{perHour(rateOf(row))}</span>}
+          {ready(row) && row.kernel !== row.state && <span>kernel {row.kernel}</span>}
           {ready(row) && <span title="memory, and processor time as a share of one core">{usedText(row)}</span>}
-          <span title={rests(row) ? 'while it runs' : 'now'}>{perHour(rate)}</span>
         </span>
       </div>
       <Ending row={row} busy={busy} />
@@ -170,7 +170,7 @@ function Details({ row, busy }: { row: PodRow; busy: boolean }): React.ReactElem
       {!rests(row) && (
         <div className="nbgpu-Buttons nbgpu-Warm" role="group" aria-label={`Extend ${name}`}>
           <span className="nbgpu-Label">Let it run at least another</span>
-          {EXTENSIONS.map(([seconds, label]) => (
+          {WARMTHS.map(([seconds, label]) => (
             <Act
               key={seconds}
               label={label}
@@ -198,7 +198,7 @@ function Details({ row, busy }: { row: PodRow; busy: boolean }): React.ReactElem
       {!rests(row) && <Gauges of={name} gauges={gauges(row, told)} />}
       <dl className="nbgpu-Facts">
         {full && row.isolation !== null && <Fact name="isolation" text={full.isolationText} />}
-        {full && <Fact name="network" text={full.network === 'none' ? 'none: it reaches nothing' : 'as this machine'} />}
+        {full?.network === 'none' && <Fact name="network" text="none: it reaches nothing" />}
         {full && (
           <Fact
             name="ends"

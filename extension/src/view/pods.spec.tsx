@@ -47,7 +47,7 @@ test('a row says state, since when, why, where, kernel, use, rate, cost and its 
     })
   );
   for (const text of [
-    'busy 12 min: its kernel works', 'local, cpu 2', 'kernel busy', '1.2 GB, 150 % cpu', '$3.60/h', '$0.41',
+    'busy 12 min: its kernel works', 'local cpu 2', '1.2 GB, 150 % cpu', '$3.60/h', '$0.41',
     'stops in 12 min: idle', '1 pod, 1 running, $3.60/h'
   ]) {
     expect(node.textContent).toContain(text);

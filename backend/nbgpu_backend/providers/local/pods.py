@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from nbgpu_backend import errors
 from nbgpu_backend.children import lines
 from nbgpu_backend.errors import DiskError, NbgpuError, UpstreamError
 from nbgpu_backend.home import Home
-from nbgpu_backend.providers.base import PodCommand, PodPlan, Separation
-from nbgpu_backend.providers.local import sandbox, separation
+from nbgpu_backend.providers.base import Gpu, PodCommand, PodPlan, Separation
+from nbgpu_backend.providers.local import gpus, sandbox, separation
 from nbgpu_backend.providers.local.pod_environment import PodEnvironment
 
 INSIDE_HOME, INSIDE_RUN, INSIDE_CODE, INSIDE_WORK = (
@@ -58,6 +58,9 @@ class LocalPods:
         if self._separation is None:
             self._separation = await separation.find_out()
         return self._separation
+
+    async def gpus(self) -> Sequence[Gpu]:
+        return await gpus.probe()
 
     async def no_images(self) -> str:
         return await separation.no_images()
@@ -108,7 +111,7 @@ class LocalPods:
         if _pip_settings() is not None:
             whole["PIP_CONFIG_FILE"] = INSIDE_PIP if paths["sandboxed"] else str(_pip_settings())
         if plan.gpus:
-            whole["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in plan.gpus)
+            whole["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in plan.gpus)
         argv = [f"{venv}/bin/python", f"{INSIDE_CODE if paths['sandboxed'] else code}/agent.py"]
         if paths["sandboxed"]:
             argv = sandbox.wrap(self._room(plan, folder, code), argv)
@@ -189,7 +192,12 @@ class LocalPods:
             (str(self._volume(plan.volume)), INSIDE_WORK),
         ]
         return sandbox.Room(
-            plan.name, shown, owned, plan.network == "host", plan.gpus, cwd=INSIDE_RUN
+            plan.name,
+            shown,
+            owned,
+            plan.network == "host",
+            [gpu.index for gpu in plan.gpus],
+            cwd=INSIDE_RUN,
         )
 
     def _agent(self) -> Path:

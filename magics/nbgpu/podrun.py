@@ -185,10 +185,14 @@ def _answer(client: Client, run: Run, content: Mapping[str, Any]) -> None:
             value = input(prompt)
     except Exception as error:
         # the end of the input; or a front end that takes none, whose exception is of its own kind
-        run.interrupt()
+        try:
+            run.interrupt()
+            then = "it is interrupted"
+        except errors.OneLine as trouble:
+            then = f"it could not be interrupted: {trouble}"
         raise errors.RunFailed(
             f"in {run.pod}: it asks for input ({prompt.strip() or 'without a question'}), and nobody "
-            f"can be asked here; it is interrupted ({type(error).__name__}).",
+            f"can be asked here ({type(error).__name__}); {then}.",
             run=run.id, state="interrupted",
         ) from None  # fmt: skip
     path = f"/nbgpu/v1/pods/{part(run.pod)}/input"

@@ -69,8 +69,10 @@ def pieces(
             client.reconnect()
             trouble = error
         except errors.ServiceError as error:
-            if error.status_code < 500:
+            if not passing(error):
                 raise
+            if error.status_code == 401:  # another backend, with a token of its own
+                client.reconnect()
             trouble = error
         now = time.monotonic()
         away_since = away_since or now
@@ -86,6 +88,11 @@ def pieces(
             )
         time.sleep(pause)
         pause = min(AGAIN_S[1], pause * 2)
+
+
+def passing(error: errors.ServiceError) -> bool:
+    """May it be otherwise in a moment, as where a backend has just started? A pod that ended stays so."""
+    return error.code != "pod_stopped" and (error.status_code >= 500 or error.status_code == 401)
 
 
 class Run(Rich):
@@ -145,7 +152,7 @@ class Run(Rich):
         """Until it has ended. Raises RunFailed if that was not well, TimeoutError after `timeout` seconds."""
         end = None if timeout is None else time.monotonic() + timeout
         pause = 0.05
-        while self.state not in ENDED:
+        while not self._over():
             if end is not None and time.monotonic() >= end:
                 raise TimeoutError(f"{self.id} in {self.pod} is {self.data.state} still.")
             time.sleep(pause)
@@ -153,6 +160,15 @@ class Run(Rich):
         self._catch_up()
         self.check()
         return self
+
+    def _over(self) -> bool:
+        """Raises ServiceError where the pod is gone; a backend that starts anew is waited for."""
+        try:
+            return self.state in ENDED
+        except errors.ServiceError as error:
+            if not passing(error):
+                raise
+            return False
 
     def output(self) -> str:
         """What it has put out so far, as text."""

@@ -187,6 +187,7 @@ class Pods:
         self.cut_after: list[int] = []
         self.break_file: list[int] = []
         self.typed: list[Any] = []
+        self.listeners: list[web.Request] = []
         self.deleted: list[tuple[str, dict[str, str]]] = []
 
     def routes(self, add: Any) -> None:
@@ -316,6 +317,13 @@ class Pods:
         pod.data.status, pod.n.state = "EXITED", "stopped"
         pod.n.reason = Reason(code="stopped", text=text, since_us=now_us())
 
+    async def cut_off(self, pod: StandIn) -> None:
+        """It ends without a word to whoever listens, as where its memory was too little."""
+        await self.stop(pod, "It used too much memory.")
+        for request in self.listeners:
+            if request.transport is not None:
+                request.transport.abort()
+
     async def stop_all(self, _: web.Request) -> web.Response:
         names = [*self.pods, *self.api.endpoints]
         for pod in self.pods.values():
@@ -348,7 +356,10 @@ class Pods:
 
         if pod.n.state in ("idle", "busy"):
             return None
-        return problem(409, "conflict", f"{pod.data.name} is {pod.n.state}.", "Start it.")
+        return problem(
+            503, "pod_stopped", f"{pod.data.name} does not run: {pod.n.reason.text}",
+            f"Start it with: %gpu start {pod.data.name}",
+        )  # fmt: skip
 
     async def kernel(self, request: web.Request) -> web.Response:
         pod = self.of(request)
@@ -391,6 +402,9 @@ class Pods:
         pod = self.of(request)
         since, run = int(request.query.get("since", 0)), request.query.get("run")
         follow = request.query.get("follow") == "true"
+        if (refused := self.refused(pod)) is not None:
+            return refused
+        self.listeners.append(request)
         cut = self.cut_after.pop(0) if self.cut_after and follow else NEVER
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import io
 import os
@@ -303,6 +304,23 @@ def test_a_connection_that_breaks_costs_no_output(
     )
     lines = capsys.readouterr().out.split("[train")[0].split()
     assert lines == [str(i) for i in range(100)] and not api.pods.cut_after
+
+
+def test_a_pod_that_ends_meanwhile_is_not_waited_for(
+    train: Any, api: Api, shell: Any, monkeypatch: Any
+) -> None:
+    ends = threading.Thread(
+        target=lambda: (
+            until(lambda: any(o.type == "stream" for o in train.outputs)),
+            asyncio.run_coroutine_threadsafe(api.pods.cut_off(train), api.loop).result(20),
+        )
+    )
+    ends.start()
+    error = fails(
+        shell, "%%gpu run train\nimport time\nprint('on it', flush=True)\ntime.sleep(600)"
+    )
+    ends.join()
+    assert isinstance(error, errors.ServiceError) and "%gpu start train" in str(error)
 
 
 def test_a_run_in_the_background_is_attached_to(train: Any, shell: Any, capsys: Any) -> None:

@@ -52,7 +52,7 @@ export function podsText(rows: readonly PodRow[]): string {
 
 /** Seconds until it ends by itself, by the backend's clock; null if it does not. `at` and `now` in ms. */
 export function leftS(row: PodRow, summary: Summary, at: number, now: number): number | null {
-  return row.stopsAtUs === null || rests(row) ? null : (row.stopsAtUs - summary.atUs) / 1e6 - (now - at) / 1000;
+  return row.stopsAtUs === null || rests(row) ? null : (row.stopsAtUs - summary.atUs) / 1e6 - Math.max(0, now - at) / 1000;
 }
 
 /** `stops in 12 min: nobody used it`. */

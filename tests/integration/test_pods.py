@@ -136,12 +136,14 @@ def test_a_backend_adopts_a_busy_pod_with_its_bill(home: PodBackend) -> None:
     home.http.patch("/nbgpu/v1/settings", json={"rates": {"local": "3600"}}).raise_for_status()
     home.open_pod()
     pid = home.printed("import os; print(os.getpid())")
+    limit = home.pod()["nbgpu"]["use"]["memoryLimit"]
     home.run("kept = 'still here'")
     home.kill()
     home.start()
     home.pod_ready()
     assert home.printed("print(kept)") == "still here\n"
     assert home.printed("import os; print(os.getpid())") == pid
+    assert home.pod()["nbgpu"]["use"]["memoryLimit"] == limit
     pod = home.pod()
     seconds = (time.time() * 1e6 - pod["nbgpu"]["startedUs"]) / 1e6
     assert float(pod["nbgpu"]["costSoFar"]) >= seconds - 2  # a dollar a second, from its start on

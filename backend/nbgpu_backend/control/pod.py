@@ -241,6 +241,8 @@ class PodControl:
         self._over.clear()
         listed = seen.meta.get("gpus")
         self.had = {int(index) for index in listed} if isinstance(listed, list) else set()
+        limit = seen.meta.get("memory")
+        self.memory_limit = limit if isinstance(limit, int) else 0
         instance.pid = seen.pid
         instance.started_us = instance.started_us or seen.started_us
         self.instance = instance
@@ -371,7 +373,11 @@ class PodControl:
                     ttl_s=services.lease_pod_s,
                     grace_s=limits.grace_s + END_S,
                     cwd=command.cwd,
-                    meta={"pod": record.name, "gpus": [gpu.index for gpu in self.gpus]},
+                    meta={
+                        "pod": record.name,
+                        "gpus": [gpu.index for gpu in self.gpus],
+                        "memory": self.memory_limit,
+                    },
                     gpu=instance.gpu,
                     gpu_count=instance.gpu_count,
                     oom_score_adj=OOM_POD,
@@ -430,7 +436,6 @@ class PodControl:
         if self.had:
             self.gpus = tuple(gpu for gpu in await self._host.gpus() if gpu.index in self.had)
         services.memory.reserve_pod(instance.id, MEMORY_NEEDED)
-        self.memory_limit = self.record.spec.nbgpu.limits.memory_bytes or self.memory_limit
         if instance.id not in services.ledger.accounts:
             await self._book.opened(instance, services.rate(instance.provider))
         await self._live()

@@ -447,6 +447,8 @@ class Kernel:
             return
         pid, ended = self.pid, self.ended
         self.asked_to_end = True
+        for run in self.runs.open.values():
+            run.doomed = run.sent or run.by == "notebook"
         if not ended.done():
             if grace_s > 0 and CONTROL in self.channels:
                 if self.intake.busy:

@@ -175,6 +175,7 @@ class Kernel:
         await self.end(0.0)
         self.state = "dead"
         text = "the kernel could not be started: %s" % why
+        log(text)
         if self.tail:
             text += ". The last lines of its log:\n" + "\n".join(self.tail)
         self.tell("dead", text)

@@ -264,7 +264,7 @@ class Agent:
             raise Refusal("not_found", "there is no run %s" % request["run"])
         if not isinstance(value, str):
             raise Refusal("bad_request", "value is a text")
-        self.kernel.reply(run, value)
+        self.kernel.client.reply(run, value)
         self.activity.used()
         return {}
 

@@ -6,7 +6,7 @@ names. They use the standard library of Python 3.8 or newer and pyzmq, which eve
 
 - agent.py: the entry; the socket and its requests; the end
 - wire.py: one connection: JSON lines and raw bytes
-- kernel.py: the kernel's process and our end of its sockets; channels.py, messages.py: these sockets
+- kernel.py: the kernel's process; client.py: our end of its sockets, with channels.py and messages.py
 - launch.py, inside.py: run in the kernel's process: how it starts, and values in and out
 - intake.py: from the kernel's messages to items; spool.py: the numbered items on the disk;
   runs.py: the cells; output.py: items to a client, from any number on

@@ -129,15 +129,17 @@ class Activity:
 
     async def watch_processes(self) -> None:
         self.sample()
-        before, at = self.others_s, self.loop.time()
+        before, at, began_us = self.others_s, self.loop.time(), now_us()
         while True:
             await asyncio.sleep(SAMPLE_S)
             self.sampled = -FRESH_S
             self.sample()
             now = self.loop.time()
-            if self.others_s - before > CPU_SHARE * (now - at):
+            # a cell's own work would be told again up to SAMPLE_S after its end
+            known = self.active_us >= began_us
+            if not known and self.others_s - before > CPU_SHARE * (now - at):
                 self.used()
-            before, at = self.others_s, now
+            before, at, began_us = self.others_s, now, now_us()
 
     async def watch_gpus(self) -> None:
         program = shutil.which("nvidia-smi")

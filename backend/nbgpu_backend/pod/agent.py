@@ -13,11 +13,13 @@ socket or the spool cannot be made.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
 import socket
 import subprocess
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -262,7 +264,7 @@ class Agent:
             raise Refusal("not_found", "there is no run %s" % request["run"])
         if not isinstance(value, str):
             raise Refusal("bad_request", "value is a text")
-        self.kernel.reply(run, value)
+        self.kernel.client.reply(run, value)
         self.activity.used()
         return {}
 
@@ -317,6 +319,20 @@ class Agent:
             log("before_stop failed with status %d" % (ended.result() >> 8))
 
 
+def take_lock(seconds: float) -> int:
+    """One agent at a time works in a run folder; a former one may be ending. Raises OSError."""
+    fd = os.open("agent.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+
+
 def told(task: asyncio.Task[None]) -> None:
     """A task of ours that fails says so in the log."""
     if not task.cancelled() and task.exception() is not None:
@@ -339,11 +355,12 @@ def main() -> int:
     try:
         settings = Settings(env.pop("NBGPU_AGENT", ""))
         os.chdir(settings.run)
+        take_lock(settings.grace_s)
     except (ValueError, KeyError, TypeError) as error:
         log("NBGPU_AGENT cannot be used: %r" % error)
         return BAD_SETTINGS
     except OSError as error:
-        log("%s: %s" % (error.filename, error.strerror))
+        log("%s cannot be used: %s" % (settings.run, error.strerror))
         return SYSTEM
     # not asyncio.run, which waits for the threads that hash or sync
     return asyncio.new_event_loop().run_until_complete(live(settings, env))

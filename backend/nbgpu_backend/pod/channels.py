@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BATCH = 2000  # messages taken before others have their turn
 PACE_S = 0.02
-MANY = 25  # messages within WINDOW_S that are many
+MANY = 100  # messages within WINDOW_S that are many
 WINDOW_S = 0.05
 
 

@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Dict
 
     from nbgpu_backend.pod.files import whole
-    from nbgpu_backend.pod.wire import Refusal, Wire
+    from nbgpu_backend.pod.wire import CHUNK, Refusal, Wire
 
     Json = Dict[str, Any]
 else:
     from files import whole
-    from wire import Refusal, Wire
+    from wire import CHUNK, Refusal, Wire
 
 CONNECT_S = 10.0
 
@@ -27,7 +27,9 @@ async def forward(wire: Wire, request: Json, used: Callable[[], None]) -> None:
     there = None
     for host in ("127.0.0.1", "::1"):
         try:
-            there = await asyncio.wait_for(asyncio.open_connection(host, port), CONNECT_S)
+            there = await asyncio.wait_for(
+                asyncio.open_connection(host, port, limit=CHUNK), CONNECT_S
+            )
             break
         except (OSError, asyncio.TimeoutError):
             continue

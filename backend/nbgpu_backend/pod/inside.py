@@ -43,6 +43,9 @@ def report(path: str, work: Callable[[], Json]) -> None:
 def sentence(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         name = error.name or "a module"
+        package = name.split(".")[0]
+        if package in sys.modules and package != name:
+            return "the pod's %s has no %s: it is of another version than yours" % (package, name)
         return "%s is not installed in the pod: add it to --requirements" % name
     text = "%s: %s" % (type(error).__name__, error) if str(error) else type(error).__name__
     if isinstance(error, AttributeError) and "__main__" in text:

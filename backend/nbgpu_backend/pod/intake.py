@@ -53,13 +53,12 @@ OUTPUT_S = 30.0  # and the "idle" after the answer, with all of the output befor
 
 
 class Intake:
-    """`used` is called whenever the kernel begins or ends to work, `quiet` with the id of each of our
-    own requests that the kernel is done with."""
+    """`used` is called whenever the kernel begins or ends to work. An event in `quiets` is set once
+    the kernel is done with the request of that id."""
 
-    def __init__(
-        self, spool: Spool, runs: Runs, used: Callable[[], None], quiet: Callable[[str], None]
-    ) -> None:
-        self.spool, self.runs, self.used, self.quiet = spool, runs, used, quiet
+    def __init__(self, spool: Spool, runs: Runs, used: Callable[[], None]) -> None:
+        self.spool, self.runs, self.used = spool, runs, used
+        self.quiets: Dict[str, asyncio.Event] = {}
         self.loop = asyncio.get_running_loop()
         self.busy: Dict[str, None] = {}  # ids of requests that the kernel works on
         self.parents: Dict[bytes, str] = {}  # a raw parent header: its run
@@ -121,7 +120,8 @@ class Intake:
         elif state == "idle":
             if self.busy.pop(message, False) is None:
                 self.used()
-            self.quiet(message)
+            if message in self.quiets:
+                self.quiets[message].set()
             if run is not None and not run.ended:
                 run.idle = True
                 if run.by == "notebook" or run.reply:

@@ -1,4 +1,4 @@
-"""The pod's one kernel: its process, and our client's end of its sockets.
+"""The pod's one kernel: its process, from start to end, and the cells that are given to it.
 
 Sockets are `k-1` (shell), `k-2` (iopub), `k-3` (stdin), `k-4` (control) and `k-5` (heartbeat) in the run
 folder. Their names and the key stay the same through restarts. A kernel that dies is started again
@@ -16,36 +16,30 @@ import signal
 import subprocess
 import sys
 
-import zmq
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Deque, Dict, List, Optional
 
-    from nbgpu_backend.pod.channels import Channel
     from nbgpu_backend.pod.children import Children, describe, signal_group, within
+    from nbgpu_backend.pod.client import CONTROL, HEARTBEAT, IOPUB, SHELL, STDIN, Client
     from nbgpu_backend.pod.intake import Intake
-    from nbgpu_backend.pod.messages import Author, dump, read
+    from nbgpu_backend.pod.messages import dump
     from nbgpu_backend.pod.runs import Run, Runs
     from nbgpu_backend.pod.spool import Spool, log, now_us
     from nbgpu_backend.pod.wire import Refusal
 
     Json = Dict[str, Any]
 else:
-    from channels import Channel
     from children import describe, signal_group, within
+    from client import CONTROL, HEARTBEAT, IOPUB, SHELL, STDIN, Client
     from intake import Intake
-    from messages import Author, dump, read
+    from messages import dump
     from spool import log, now_us
     from wire import Refusal
 
-SHELL, IOPUB, STDIN, CONTROL, HEARTBEAT = 1, 2, 3, 4, 5
 START_S = 60.0
 SHUTDOWN_S = 3.0  # for a kernel that is asked to go
-AGAIN_S = 0.5
 NUDGE_S = 0.05
-DRAIN_S = 0.05  # without a message: what a dead kernel had said is read
-PROMPT_S = 0.01  # the text before a prompt comes by another socket
 TAIL = 30
 CONNECTION = "kernel.json"
 
@@ -66,7 +60,7 @@ class Kernel:
         self.env, self.workspace = env, workspace
         self.run_dir = os.getcwd()
         self.loop = asyncio.get_running_loop()
-        self.intake = Intake(spool, runs, used, self.quieted)
+        self.intake = Intake(spool, runs, used)
         self.used = used
         self.state = "none"
         self.generation = 0
@@ -76,11 +70,7 @@ class Kernel:
         self.burial: Optional[asyncio.Task[None]] = None
         self.asked_to_end = False
         self.key = self.kept_key()
-        self.author = Author(self.key)
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.channels: Dict[int, Channel] = {}
-        self.waiting: Dict[str, asyncio.Future[Json]] = {}
-        self.quiets: Dict[str, asyncio.Event] = {}
+        self.client = Client(self.key, spool, runs, self.intake)
         self.lock = asyncio.Lock()
         self.queue: Deque[Run] = collections.deque()
         self.feeding: Optional[asyncio.Task[None]] = None
@@ -175,6 +165,7 @@ class Kernel:
         await self.end(0.0)
         self.state = "dead"
         text = "the kernel could not be started: %s" % why
+        log(text)
         if self.tail:
             text += ". The last lines of its log:\n" + "\n".join(self.tail)
         self.tell("dead", text)
@@ -258,102 +249,10 @@ class Kernel:
             os.close(bound)
         if not said:
             await asyncio.sleep(START_S)  # its end is told by its exit
-        self.connect()
-        while True:
-            name = self.author.name()
-            self.quiets[name] = quiet = asyncio.Event()
-            try:
-                await asyncio.wait_for(self.ask(SHELL, "kernel_info_request", {}, name), START_S)
-                await asyncio.wait_for(quiet.wait(), AGAIN_S)
-                return
-            except asyncio.TimeoutError:
-                pass  # it answered before its publisher knew of us
-            finally:
-                self.quiets.pop(name, None)
+        self.client.connect()
+        await self.client.ready()
 
-    def connect(self) -> None:
-        identity = (
-            os.urandom(8).hex().encode()
-        )  # the kernel asks for input where it was asked to run
-        for number, kind, receive in (
-            (SHELL, zmq.DEALER, self.answered),
-            (IOPUB, zmq.SUB, self.intake.receive),
-            (STDIN, zmq.DEALER, self.prompted),
-            (CONTROL, zmq.DEALER, self.answered),
-        ):
-            socket = self.context.socket(kind)
-            socket.setsockopt(zmq.LINGER, 0)
-            socket.setsockopt(zmq.RCVHWM, 0)
-            socket.setsockopt(zmq.SNDHWM, 0)
-            if kind == zmq.SUB:
-                socket.setsockopt(zmq.SUBSCRIBE, b"")
-            else:
-                socket.setsockopt(zmq.IDENTITY, identity)
-            socket.connect("ipc://k-%d" % number)
-            self.channels[number] = Channel(socket, receive)
-
-    def quieted(self, message: str) -> None:
-        if message in self.quiets:
-            self.quiets[message].set()
-
-    # requests
-
-    async def ask(self, channel: int, kind: str, content: Json, name: str = "") -> Json:
-        """A request and the content of its answer. Raises Refusal when the kernel ends meanwhile."""
-        name = name or self.author.name()
-        future: asyncio.Future[Json] = self.loop.create_future()
-        self.waiting[name] = future
-        try:
-            self.channels[channel].send(self.author.message(kind, content, name))
-            return await future
-        finally:
-            self.waiting.pop(name, None)
-
-    def answered(self, batch: List[List[bytes]]) -> None:
-        for frames in batch:
-            try:
-                _, parent, content = read(frames)
-            except (ValueError, RecursionError) as error:
-                log("an answer of the kernel was not understood: %r" % error)
-                continue
-            name = str(parent.get("msg_id", ""))
-            future = self.waiting.get(name)
-            if future is not None and not future.done():
-                future.set_result(content)
-            run = self.runs.open.get(name)
-            if run is not None and run.by == "run":
-                self.intake.replied(run, content)
-
-    def prompted(self, batch: List[List[bytes]]) -> None:
-        for frames in batch:
-            try:
-                header, parent, content = read(frames)
-            except (ValueError, RecursionError) as error:
-                log("a prompt of the kernel was not understood: %r" % error)
-                continue
-            run = self.runs.open.get(str(parent.get("msg_id", "")))
-            if header.get("msg_type") == "input_request" and run is not None:
-                self.loop.call_later(PROMPT_S, self.prompt, run, header, content)
-
-    def prompt(self, run: Run, header: Json, content: Json) -> None:
-        if run.ended:
-            return
-        run.asking = header
-        prompt = {
-            "prompt": str(content.get("prompt", "")),
-            "password": bool(content.get("password", False)),
-        }
-        self.spool.add(run.id, "input_request", dump(prompt))
-
-    def reply(self, run: Run, value: str) -> None:
-        """Answer the input request of a run. Raises Refusal if none waits."""
-        if run.asking is None or STDIN not in self.channels:
-            raise Refusal("conflict", "%s does not wait for input" % run.id)
-        parent, run.asking = run.asking, None
-        name = self.author.name()
-        self.channels[STDIN].send(
-            self.author.message("input_reply", {"value": value, "status": "ok"}, name, parent)
-        )
+    # cells
 
     def execute(self, run: Run) -> None:
         """Runs are given to the kernel in the order of these calls, once there is one."""
@@ -386,7 +285,7 @@ class Kernel:
                 "stop_on_error": False,  # others' queued cells are no business of this one
             }
             run.code, run.sent = "", True
-            self.channels[SHELL].send(self.author.message("execute_request", content, run.id))
+            self.client.send(SHELL, "execute_request", content, run.id)
 
     async def evaluate(self, expression: str) -> None:
         """Evaluate something silently, after what is queued. Raises Refusal."""
@@ -400,7 +299,7 @@ class Kernel:
         }
         while True:
             await self.start()
-            answer = await self.ask(SHELL, "execute_request", content)
+            answer = await self.client.ask(SHELL, "execute_request", content)
             if answer.get("status") != "aborted":  # by a cell before it that failed
                 return
 
@@ -417,9 +316,8 @@ class Kernel:
 
     def nudge(self) -> None:
         """A kernel that awaits something acts on the signal only once its event loop wakes."""
-        if SHELL in self.channels and self.intake.busy:
-            name = self.author.name()
-            self.channels[SHELL].send(self.author.message("kernel_info_request", {}, name))
+        if self.intake.busy:
+            self.client.send(SHELL, "kernel_info_request", {})
 
     def signal(self, number: int) -> None:
         if self.pid is None:
@@ -447,13 +345,13 @@ class Kernel:
             return
         pid, ended = self.pid, self.ended
         self.asked_to_end = True
+        for run in self.runs.open.values():
+            run.doomed = run.sent or run.by == "notebook"
         if not ended.done():
-            if grace_s > 0 and CONTROL in self.channels:
+            if grace_s > 0 and self.client.connected:
                 if self.intake.busy:
                     signal_group(pid, signal.SIGINT)
-                content = {"restart": restart}
-                name = self.author.name()
-                self.channels[CONTROL].send(self.author.message("shutdown_request", content, name))
+                self.client.send(CONTROL, "shutdown_request", {"restart": restart})
                 await within(ended, grace_s)
             elif grace_s > 0:
                 signal_group(pid, signal.SIGTERM)
@@ -471,14 +369,7 @@ class Kernel:
     async def bury(self, was: str, status: int) -> None:
         """The process has ended: read what it had said, and end what it ran."""
         sent = [run for run in self.runs.open.values() if run.sent or run.by == "notebook"]
-        iopub = self.channels.get(IOPUB)
-        quiet = 0.0
-        while iopub is not None and quiet < DRAIN_S:
-            await asyncio.sleep(0.01)
-            quiet = 0.0 if iopub.take() else quiet + 0.01
-        for channel in self.channels.values():
-            channel.close()
-        self.channels.clear()
+        await self.client.drain()
         self.pid = self.started_us = None
         shut = self.asked_to_end or (os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0)
         self.state = "none" if shut else "dead"
@@ -493,9 +384,7 @@ class Kernel:
                     "dead", "The kernel died (%s): its variables are gone." % describe(status)
                 )
                 log("the kernel died: %s" % describe(status))
-        for future in list(self.waiting.values()):
-            if not future.done():
-                future.set_exception(Refusal("kernel", "the kernel ended meanwhile"))
+        self.client.give_up()
         self.intake.gone()
         self.used()
 

@@ -34,7 +34,8 @@ FIELDS = ("id", "n", "label", "state", "asked_us", "began_us", "ended_us", "by")
 
 class Run:
     """`message` is the id of its execute_request, `failed` the name of the error it showed, `reply`
-    its state by the kernel's answer, `idle` whether the kernel is done with it."""
+    its state by the kernel's answer, `idle` whether the kernel is done with it, `doomed` that the kernel is
+    being ended under it."""
 
     def __init__(self, name: str, message: str, label: str, by: str, n: int) -> None:
         self.id, self.message, self.label, self.by, self.n = name, message, label, by, n
@@ -43,7 +44,7 @@ class Run:
         self.began_us: Optional[int] = None
         self.ended_us: Optional[int] = None
         self.failed = self.reply = ""
-        self.idle = self.interrupted = self.sent = False
+        self.idle = self.interrupted = self.sent = self.doomed = False
         self.asking: Optional[Json] = None  # the header of an input request that waits
         self.end_n = 0  # the number of its end
         self.code = ""  # until it is sent
@@ -192,7 +193,9 @@ class Runs:
 
     def settle(self, run: Run) -> None:
         """End a run that the kernel is done with, by what it said."""
-        if run.reply and run.reply != "error":
+        if run.doomed:
+            state = "died"
+        elif run.reply and run.reply != "error":
             state = run.reply
         elif run.failed or run.reply == "error":
             stopped = run.failed == "KeyboardInterrupt" or run.interrupted

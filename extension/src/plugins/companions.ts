@@ -127,22 +127,21 @@ export const companions: JupyterFrontEndPlugin<void> = {
         cards.delete(pod);
       }
       const kernelspec = specs.of(pod);
-      const there = waiting.get(pod) ?? [];
+      const there = (waiting.get(pod) ?? []).filter(
+        ({ panel, kernel }) => !panel.isDisposed && kernel?.kernelspec === kernelspec
+      );
       waiting.delete(pod);
-      if (there.length > 0 && kernelspec !== undefined) {
-        await specs.refresh();
-        for (const { panel, kernel } of there) {
-          const { sessionContext } = panel;
-          if (panel.isDisposed || kernel?.kernelspec !== kernelspec) {
-            continue;
-          }
-          if (sessionContext.session?.kernel) {
-            // not another one: the end of the old one would be the end of the pod's kernel
-            await sessionContext.restartKernel();
-          } else {
-            await sessionContext.changeKernel({ name: kernelspec });
-          }
-        }
+      if (there.length === 0) {
+        return;
+      }
+      await specs.refresh();
+      // All of the old ones end first: an end that came later would be one of the pod's new kernel.
+      for (const notebook of there) {
+        notebook.runs = false;
+        await notebook.panel.sessionContext.shutdown();
+      }
+      for (const { panel } of there) {
+        await panel.sessionContext.changeKernel({ name: kernelspec });
       }
     };
 

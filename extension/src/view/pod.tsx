@@ -27,7 +27,8 @@ export function PodRowView({ row }: { row: PodRow }): React.ReactElement {
   const doing = actions.doing.get(row.name);
   const failed = actions.failed.get(row.name);
   const { summary } = state;
-  const since = summary && !doing ? age(ageS(row.reasonSinceUs, summary, state.summaryAt, now)) : undefined;
+  const lasted = summary && age(ageS(row.reasonSinceUs, summary, state.summaryAt, now));
+  const since = doing || lasted === null ? undefined : lasted === 'now' ? 'just now' : lasted;
   return (
     <Frame
       kind="pod"

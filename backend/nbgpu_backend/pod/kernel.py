@@ -42,6 +42,24 @@ SHUTDOWN_S = 3.0  # for a kernel that is asked to go
 NUDGE_S = 0.05
 TAIL = 30
 CONNECTION = "kernel.json"
+GENERATION = "generation"
+
+
+def kept_generation() -> int:
+    """Of the pod's last kernel: it grows through the pod's own stops, too."""
+    try:
+        with open(GENERATION) as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 0
+
+
+def keep_generation(number: int) -> None:
+    try:
+        with open(GENERATION, "w") as file:
+            file.write("%d" % number)
+    except OSError:
+        pass  # a full disk: the next agent counts from an older one
 
 
 class Kernel:
@@ -63,7 +81,7 @@ class Kernel:
         self.intake = Intake(spool, runs, used)
         self.used = used
         self.state = "none"
-        self.generation = 0
+        self.generation = kept_generation()
         self.pid: Optional[int] = None
         self.started_us: Optional[int] = None
         self.ended: Optional[asyncio.Future[int]] = None
@@ -133,6 +151,7 @@ class Kernel:
             raise Refusal("closing", "the pod is ending")
         self.state, self.asked_to_end = "starting", False
         self.generation += 1
+        keep_generation(self.generation)
         self.tail.clear()
         try:
             for number in range(1, 6):

@@ -7,6 +7,7 @@ workspace; and says on BOUND_FD that it can be connected to. It dies with the ag
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import signal
 import sys
@@ -53,6 +54,15 @@ def home_for_ipython() -> None:
         os.environ["IPYTHONDIR"] = tempfile.mkdtemp(prefix="ipython-")
 
 
+def leftover(record: logging.LogRecord) -> bool:
+    """What asyncio says of ipykernel's own tasks when it ends would be printed under a cell."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    ending = shell is None or getattr(shell, "exit_now", False)
+    return bool(ending) and "was destroyed but it is pending" in record.getMessage()
+
+
 def main() -> None:
     agent, bound, connection, workspace = sys.argv[1:5]
     # an interrupt before the kernel handles it would end it
@@ -90,6 +100,7 @@ def main() -> None:
     app = PodKernelApp.instance(parent_handle=1)
     app.initialize(["-f", connection, "--HistoryManager.hist_file=:memory:"])
     inside.shell = app.shell
+    logging.getLogger("asyncio").addFilter(lambda record: not leftover(record))
     app.start()
 
 

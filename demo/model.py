@@ -17,8 +17,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from nbgpu_backend.engines.pip import Pip
 from nbgpu_backend.engines.vllm.installer import failure
+from nbgpu_backend.environments.pip import Pip
 from nbgpu_backend.errors import NbgpuError, UpstreamError
 from nbgpu_backend.home import Home
 

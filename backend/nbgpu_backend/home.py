@@ -62,6 +62,15 @@ class Home:
         return self.root / "jobs"
 
     @property
+    def secrets(self) -> Path:
+        return self.root / "secrets.json"
+
+    @property
+    def kernels(self) -> Path:
+        """Kernel specs of the pods that run."""
+        return self.root / "kernels"
+
+    @property
     def models(self) -> Path:
         return self.root / "models"
 

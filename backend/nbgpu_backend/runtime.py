@@ -14,8 +14,6 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ __all__ = [
     "Home",
     "NbgpuError",
     "ensure_running",
+    "given",
     "locate",
     "lock",
     "read",
@@ -114,6 +113,8 @@ def locate(home: Home | None = None, timeout_s: float = 5.0) -> Backend | None:
     backend = read(home)
     if backend is None or not alive(backend):
         return None
+    import urllib.request  # half of what importing this module would take
+
     if backend.api_version != API_VERSION:
         raise BackendError(
             f"The running backend is nbgpu {backend.version} and speaks another API than this one.",
@@ -143,6 +144,17 @@ def locate(home: Home | None = None, timeout_s: float = 5.0) -> Backend | None:
         time.sleep(LOOK_S)
 
 
+def given() -> Backend | None:
+    """The backend that the environment names, as it does inside a pod; None elsewhere.
+
+    It is another machine's matter, or another name space's: neither its pid nor its files are seen here.
+    """
+    url, token = os.environ.get("NBGPU_URL"), os.environ.get("NBGPU_TOKEN")
+    if not url or not token:
+        return None
+    return Backend(url.rstrip("/"), token, 0, 0, "", "", API_VERSION)
+
+
 def lock(path: Path, *, wait: bool) -> int | None:
     """An exclusive lock on `path`: the open descriptor, never inherited; None if held and not waited for."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
@@ -162,8 +174,11 @@ def lock(path: Path, *, wait: bool) -> int | None:
 def ensure_running(home: Home | None = None) -> Backend:
     """Connect to the backend, starting it if need be. Safe to call from many processes at once.
 
+    Where NBGPU_URL and NBGPU_TOKEN name one, and no other `home` is asked for, nothing is started.
     Raises DiskError if NBGPU_HOME cannot be used, BackendError if the backend does not start.
     """
+    if home is None and (backend := given()):
+        return backend
     home = home or Home.default()
     if backend := locate(home):
         return backend

@@ -11,17 +11,22 @@ a free lock knows that the shim is dead.
 
 The spec (one JSON object): argv, env (complete), generation, ttl_s; and if wanted: grace_s (10),
 cwd (DIR), files {name: text} written 0600, meta and origin (kept in state.json), log_limit
-(bytes, 64 MiB), oom_score_adj (proc(5); inherited by all of the instance). `child` is the pid of an engine that the caller has forked (a group and session
+(bytes, 64 MiB), oom_score_adj (proc(5); inherited by all of the instance), until_us (UTC: the end,
+whatever it does), busy_file (touched while it works: then an expired lease waits), memory_bytes and
+process_limit (of all its processes together; above them it is killed), spare_leader (TERM goes to the
+others of the group: the first process is a sandbox, and would take them with it). `child` is the pid of an engine that the caller has forked (a group and session
 of its own, PDEATHSIG set) before it exec'ed this file; `go_fd` gets one byte once it may run.
 
 One JSON line on stdout: state.json as written, or {"error", "kind", "errno"} and an exit code:
 64 bad spec, 70 a fault of the shim, 71 the system (no memory, no rights), 74 the disk, 75 the lock
 is held, 76 DIR was used before, 127 the engine could not be exec'ed.
 
-The socket takes and gives one JSON object a line: {"op": "status"}, {"op": "renew", "ttl_s"},
+The socket takes and gives one JSON object a line: {"op": "status"}, {"op": "renew", "ttl_s"} (and
+"until_us", where that has changed; null: none),
 {"op": "pause", "oom_score_adj"} and {"op": "resume", "oom_score_adj"} (SIGSTOP and SIGCONT to the
 group), {"op": "stop", "grace_s"} and {"op": "wait"}; the last two are answered with exit.json at
-the end: code, signal, reason (exit, asked, lease, shim-term, exec), error, ended_us, escaped, tail.
+the end: code, signal, reason (exit, asked, lease, until, memory, processes, shim-term, exec), error,
+ended_us, escaped, tail.
 """
 
 from __future__ import annotations
@@ -51,6 +56,8 @@ LOG_LIMIT = 64 << 20
 LOG_CHECK_S = 2.0  # how often the size of the log is looked at
 LINE_LIMIT = 64 << 10  # a client that sends more without a newline is dropped
 CLIENT_LIMIT = 128
+WATCH_S, WATCH_NEAR_S = 1.0, 0.2  # between looks at its limits; above half of one
+BUSY_S = 30.0  # a busy file that was not touched for so long says nothing
 EXEC_S = 60.0  # from fork to exec; a dead network mount as cwd must not hang the launch for ever
 TAIL_LINES, TAIL_CHARS = 40, 1000
 # the last three are the relay's, where the engine is one
@@ -58,6 +65,7 @@ RESERVED = (
     *("lock", "state.json", "exit.json", "log", "sock", "shim.err"),
     *("relay.sock", "spool", "spool.tmp"),
 )
+FOREVER = float("inf")
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -271,6 +279,40 @@ def set_oom(pids: List[int], value: int) -> None:
             pass
 
 
+def descendants(table: Table, root: int) -> List[int]:
+    """Living processes below `root`, whatever session they are in."""
+    children: Dict[int, List[int]] = {}
+    for pid, row in table.items():
+        children.setdefault(row["ppid"], []).append(pid)
+    found, left = [], [root]
+    while left:
+        below = [x for x in children.get(left.pop(), ()) if alive(table[x])]
+        found += below
+        left += below
+    return found
+
+
+def resident(pid: int) -> int:
+    """Bytes, shared ones counted in full."""
+    try:
+        with open("/proc/%d/statm" % pid) as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def proportional(pid: int) -> int:
+    """Bytes, shared ones counted in part (PSS): exact, and slow where much is mapped."""
+    try:
+        with open("/proc/%d/smaps_rollup" % pid) as file:
+            for line in file:
+                if line.startswith("Pss:"):
+                    return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return resident(pid)
+
+
 def tail() -> List[str]:
     """The last lines of the log, each cut short."""
     try:
@@ -339,6 +381,9 @@ class Watch:
         self.pid: int = state["pid"]
         self.grace: float = float(spec.get("grace_s", 10.0))
         self.expires = time.monotonic() + float(spec["ttl_s"])
+        self.until_us = spec.get("until_us")
+        self.watch_at = 0.0 if spec.get("memory_bytes") or spec.get("process_limit") else FOREVER
+        self.error = ""
         self.paused = False
         self.reason: str = ""  # set: the end has begun
         self.kill_at = float("inf")
@@ -359,14 +404,14 @@ class Watch:
         self.reap()
         while True:
             now = time.monotonic()
-            if not self.reason and now >= self.expires:
-                self.begin("lease", self.grace)
+            if not self.reason:
+                self.look(now)
             if self.reason and self.finish(now) and self.status is not None:
-                return record(self.reason, self.status, len(self.escaped))
+                return record(self.reason, self.status, len(self.escaped), self.error)
             if now >= look_at_log:
                 cut_log(limit)
                 look_at_log = now + LOG_CHECK_S
-            until = min(look_at_log, self.expires if not self.reason else now + self.pause)
+            until = min(look_at_log, self.due(now) if not self.reason else now + self.pause)
             for fd, _ in self.poll.poll(max(0.0, until - now) * 1000 + 1):
                 if fd == self.wakeup:
                     self.signalled()
@@ -374,6 +419,54 @@ class Watch:
                     self.accept()
                 elif fd in self.clients:
                     self.receive(fd)
+
+    # what may end it
+
+    def due(self, now: float) -> float:
+        """When to look again."""
+        found = min(self.expires, self.watch_at)
+        if self.until_us is not None:
+            found = min(found, now + max(0.0, self.until_us / 1e6 - time.time()))
+        return found
+
+    def look(self, now: float) -> None:
+        if now >= self.expires:
+            if self.busy():
+                self.expires = now + BUSY_S / 2
+            else:
+                self.begin("lease", self.grace)
+        elif self.until_us is not None and time.time() * 1e6 >= self.until_us:
+            self.begin("until", self.grace)
+        elif now >= self.watch_at:
+            share = self.measure()
+            self.watch_at = now + (WATCH_NEAR_S if share > 0.5 else WATCH_S)
+
+    def busy(self) -> bool:
+        try:
+            return abs(time.time() - os.stat(self.spec["busy_file"]).st_mtime) < BUSY_S
+        except (KeyError, TypeError, OSError):
+            return False
+
+    def measure(self) -> float:
+        """How much of its limits it uses, as a share; above 1 it is killed at once."""
+        mine = descendants(processes(), os.getpid())
+        most, memory = self.spec.get("process_limit"), self.spec.get("memory_bytes")
+        share = 0.0
+        if most:
+            share = len(mine) / most
+            if share > 1:
+                self.error = "it had %d processes, and %d are allowed" % (len(mine), most)
+                self.begin("processes", 0)
+        if memory and not self.reason:
+            held = sum(resident(pid) for pid in mine)
+            if held > memory:
+                held = sum(proportional(pid) for pid in mine)
+            share = max(share, held / memory)
+            if held > memory:
+                sizes = (held / 1e9, memory / 1e9)
+                self.error = "it held %.1f GB of memory, and %.1f GB are allowed" % sizes
+                self.begin("memory", 0)
+        return share
 
     # the end
 
@@ -383,7 +476,8 @@ class Watch:
         self.pause = 0.0
         if not self.reason:
             self.reason = reason
-            self.signal_group(signal.SIGTERM)
+            if not (self.spec.get("spare_leader") and self.signal_others(signal.SIGTERM)):
+                self.signal_group(signal.SIGTERM)
             self.signal_group(signal.SIGCONT)  # a stopped group could not act on TERM
             self.paused = False
 
@@ -392,6 +486,17 @@ class Watch:
             os.killpg(self.pid, number)
         except OSError:
             pass
+
+    def signal_others(self, number: int) -> bool:
+        """To all of the group but its leader; False where it is alone."""
+        table = processes()
+        others = [x for x in table if table[x]["group"] == self.pid and x != self.pid]
+        for pid in others:
+            try:
+                os.kill(pid, number)
+            except OSError:
+                pass
+        return bool(others)
 
     def pause_group(self, stop: bool, oom: int | None) -> Json:
         if self.reason:
@@ -531,6 +636,8 @@ class Watch:
             if self.reason:
                 return {"error": "it is ending (%s)" % self.reason, "kind": "stopping"}
             self.expires = time.monotonic() + ttl
+            if "until_us" in request:
+                self.until_us = None if request["until_us"] is None else int(request["until_us"])
             return {"lease_s": ttl}
         if op in ("pause", "resume"):
             return self.pause_group(op == "pause", request.get("oom_score_adj"))

@@ -1,8 +1,9 @@
 """The Jupyter server's part of the panel: between the browser and the backend.
 
 `app` is the extension, `backend` finds or starts the backend, `proxy` passes requests on and adds the
-token, `push` hears what changed and tells the browser over Jupyter's event bus. The built front end lies
-in `labextension`. Of the backend's package only `runtime` and `schema` are known here, of `nbgpu` nothing.
+token, `push` hears what changed and tells the browser over Jupyter's event bus, `kernels` puts pods into
+Jupyter's list of kernels, `attach` a terminal into a pod. The built front end lies in `labextension`. Of the backend's package only
+`runtime` and `schema` are known here, of `nbgpu` no more than how it is run.
 """
 
 from __future__ import annotations

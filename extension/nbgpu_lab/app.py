@@ -1,4 +1,4 @@
-"""The extension as Jupyter loads it: its routes, its event schema, its end."""
+"""The extension as Jupyter loads it: what it tells the page, its routes, its event schema, its end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_server.extension.application import ExtensionApp
+from nbgpu_backend import runtime
 
+from nbgpu_lab import kernels
 from nbgpu_lab.backend import Link
 from nbgpu_lab.proxy import ProxyHandler
 from nbgpu_lab.push import SCHEMA, SCHEMA_ID, Push
@@ -17,11 +19,18 @@ class NbgpuLab(ExtensionApp):
     name = "nbgpu_lab"
 
     def initialize_settings(self) -> None:
-        """`nbgpuRoot`: Jupyter's root folder as the backend can read it; Jupyter itself tells it with ~."""
+        """What the page is told, and where Jupyter finds the kernels of pods.
+
+        `nbgpuRoot`: Jupyter's root folder as the backend can read it; Jupyter itself tells it with ~.
+        `nbgpuTerminal`: what attaches a terminal, without the pod's name.
+        """
         assert self.serverapp is not None and self.serverapp.web_app is not None
         page = self.serverapp.web_app.settings.setdefault("page_config_data", {})
         root = Path(self.serverapp.root_dir).expanduser().absolute()
         page["nbgpuRoot"] = root.as_posix()
+        home = runtime.Home.default().root
+        page["nbgpuTerminal"] = kernels.terminal_command(home)
+        kernels.offer(self.serverapp.kernel_spec_manager, home / "kernels")
 
     def initialize_handlers(self) -> None:
         assert self.serverapp is not None

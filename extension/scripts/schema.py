@@ -14,13 +14,13 @@ from nbgpu_backend.schema.changes import Changes
 from nbgpu_backend.schema.common import Model, Problem
 from nbgpu_backend.schema.endpoints import Endpoint
 from nbgpu_backend.schema.keys import KeyList, NewKey
-from nbgpu_backend.schema.pods import Pod
+from nbgpu_backend.schema.pods import Pod, VolumeList
 from nbgpu_backend.schema.summary import Settings, Why
 from pydantic.json_schema import models_json_schema
 
 TARGET = Path(__file__).resolve().parents[1] / "src" / "api" / "schema.ts"
 ANSWERS: tuple[type[Model], ...] = (
-    Changes, Problem, Endpoint, KeyList, NewKey, Pod, Settings, Why,
+    Changes, Problem, Endpoint, KeyList, NewKey, Pod, Settings, VolumeList, Why,
 )  # fmt: skip
 HEAD = "// Written by scripts/schema.py from nbgpu_backend.schema: do not edit.\n"
 SIMPLE = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}  # fmt: skip

@@ -3,6 +3,7 @@ import type { ISignal } from '@lumino/signaling';
 import type { Client } from './api/client';
 import type { Actions } from './model/actions';
 import type { Sort } from './model/order';
+import type { Specs } from './model/specs';
 import type { State } from './model/state';
 import type { Trials } from './model/trial';
 import type { View } from './model/view';
@@ -12,12 +13,13 @@ import type { Cell } from './verbs/cell';
 export interface INbgpu {
   readonly client: Client;
   readonly state: State;
+  readonly specs: Specs;
   readonly actions: Actions;
   readonly trials: Trials;
   readonly view: View;
 }
 
-export const INbgpu = new Token<INbgpu>('nbgpu:INbgpu', 'The endpoints of nbgpu and what can be done with them.');
+export const INbgpu = new Token<INbgpu>('nbgpu:INbgpu', 'The endpoints and pods of nbgpu, and what can be done with them.');
 
 /** Writes cells into notebooks. */
 export interface ICells {
@@ -48,5 +50,8 @@ export const Commands = {
   scale: 'nbgpu:scale',
   warm: 'nbgpu:warm',
   keys: 'nbgpu:keys',
+  openPod: 'nbgpu:pod-open',
+  podNotebook: 'nbgpu:pod-notebook',
+  podTerminal: 'nbgpu:pod-terminal',
   insert: 'nbgpu:insert-cell'
 } as const;

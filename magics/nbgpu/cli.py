@@ -65,7 +65,7 @@ def _main(words: list[str]) -> int:
         aloud=not parsed.json,
         say=lambda text: print(here(text), file=aside, flush=True),
     ) as client:
-        found = client.run(name, **values)
+        found = client.do(name, **values)
     if parsed.json:
         print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
     elif not getattr(found, "shown", False):

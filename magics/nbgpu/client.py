@@ -7,7 +7,7 @@ harm when sent twice is sent again once.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,10 +18,12 @@ from pydantic import ValidationError
 from nbgpu import errors, formats, origin, wire
 from nbgpu.handle import Endpoint
 from nbgpu.job import Job
+from nbgpu.pod import Pod
 from nbgpu.results.events import EventListing
 from nbgpu.results.jobs import JobListing, JobWhy, Purged
 from nbgpu.results.keys import KeyListing, NewKey, RevokedKey
-from nbgpu.results.listing import Listing, SettingsView, Status
+from nbgpu.results.listing import EndpointListing, Listing, SettingsView, Status
+from nbgpu.results.pods import PodListing, PortView, StoppedAll
 from nbgpu.results.story import Deleted, LogView, WhyView
 from nbgpu.verbs.call import Call, part
 from nbgpu.verbs.spec import of_face, verbs
@@ -73,7 +75,7 @@ class Client:
 
     # verbs
 
-    def run(self, name: str, /, **values: Any) -> Any:
+    def do(self, name: str, /, **values: Any) -> Any:
         """Carry out a verb. Raises errors of the tree in `nbgpu.errors`."""
         from nbgpu import flows
 
@@ -89,13 +91,23 @@ class Client:
         try:
             if verb.local:
                 return verb.load()(self, **values)
-            call: Call = verb.load()(**values)
+            call = self.chosen(verb.load()(**values))
         except ValidationError as error:
             raise errors.UsageProblem(_first(error)) from None
         except runtime.NbgpuError as error:
             raise errors.shown(error) from None
         found = flows.FLOWS[call.follow](self, call)
         return self.dress(call, found)
+
+    def chosen(self, call: Call) -> Call:
+        """The call for what the name stands for: pods and endpoints share one namespace."""
+        if call.pod is None or not self.is_pod(call.about):
+            return call
+        return call.pod
+
+    def is_pod(self, name: str) -> bool:
+        summary = self.send(Call("GET", "/nbgpu/v1/summary", "Summary"))
+        return any(name in (row.name, row.id) for row in summary.pods)
 
     def dress(self, call: Call, found: Any) -> Any:
         """The rich object of an answer."""
@@ -104,10 +116,20 @@ class Client:
                 return Endpoint(self, found)
             case "status":
                 # a new backend on the former port is reached without this client noticing
-                backend = runtime.read(self.home) or self.backend
+                backend = runtime.given() or runtime.read(self.home) or self.backend
                 return Status(found, backend)
             case "listing":
                 return Listing(found)
+            case "endpoints":
+                return EndpointListing(found)
+            case "pods":
+                return PodListing(found)
+            case "pod":
+                return Pod(self, found)
+            case "port":
+                return PortView(found, call.about)
+            case "stopped":
+                return StoppedAll(found["stopped"])
             case "settings":
                 return SettingsView(found)
             case "why":
@@ -117,7 +139,7 @@ class Client:
             case "logs":
                 return LogView(found, call.about)
             case "deleted":
-                return Deleted(call.about)
+                return Deleted(call.about, found or "")
             case "jobs":
                 return JobListing(found, call.about)
             case "job":
@@ -144,7 +166,7 @@ class Client:
 
         def method(*arguments: Any, **options: Any) -> Any:
             given = signature.bind(*arguments, **options).arguments
-            return self.run(name, **given)
+            return self.do(name, **given)
 
         signature = _public(inspect.signature(function))
         method.__name__ = method.__qualname__ = name
@@ -161,7 +183,7 @@ class Client:
         Options are those of the verb: system, max_tokens, temperature, raw.
         """
         if not stream:
-            return self.run("ask", name=name, text=text, **options)
+            return self.do("ask", name=name, text=text, **options)
         from nbgpu import flows
 
         call: Call = verbs()["ask"].load()(name=name, text=text, **options)
@@ -169,13 +191,18 @@ class Client:
 
     def endpoint(self, name: str) -> Endpoint:
         """The handle of an endpoint."""
-        found = self.run("show", name=name)
-        assert isinstance(found, Endpoint)
+        found = self.do("show", name=name)
+        if not isinstance(found, Endpoint):
+            raise errors.UsageProblem(f"{name} is no endpoint.", f"Take it with: pod({name!r})")
         return found
+
+    def pod(self, name: str) -> Pod:
+        """The handle of a pod."""
+        return Pod(self, self.send(Call("GET", f"/v2/pods/{part(name)}", "Pod", about=name)))
 
     def job(self, id: str) -> Job:
         """The handle of a job, by its id."""
-        found = self.run("show", name=id)
+        found = self.do("show", name=id)
         if not isinstance(found, Job):
             raise errors.UsageProblem(
                 f"{id} is no job but an endpoint.", "See its jobs with: ls('jobs')"
@@ -222,6 +249,30 @@ class Client:
             return None
         return wire.read(call.answer, response)
 
+    def octets(
+        self,
+        call: Call,
+        pieces: Callable[[], Iterable[bytes]] | None = None,
+        length: int = 0,
+    ) -> httpx.Response:
+        """Send a body that is no JSON, or ask for one: the answer, read, whatever its type.
+
+        Raises httpx.TransportError where the connection broke: the caller knows how to go on.
+        """
+        connection = self._connection()
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(length)}
+        request = connection.build_request(
+            call.method, call.path, params=dict(call.params) or None, timeout=STREAM_TIMEOUT,
+            **({"content": pieces(), "headers": headers} if pieces else {"json": call.body}),
+        )  # fmt: skip
+        response = connection.send(request)
+        wire.check(response, self._names)
+        return response
+
+    def reconnect(self) -> None:
+        """After a connection broke: what follows goes to the backend that runs then."""
+        self._forget()
+
     def _send(self, call: Call) -> httpx.Response:
         for attempt in (0, 1):
             try:
@@ -243,7 +294,7 @@ class Client:
         raise AssertionError("unreachable")
 
     @contextmanager
-    def open(self, call: Call) -> Iterator[httpx.Response]:
+    def streamed(self, call: Call) -> Iterator[httpx.Response]:
         """A streamed answer. Leaving it early closes the connection, which cancels the request."""
         try:
             response = self._connection().send(self._request(call), stream=True)
@@ -261,7 +312,7 @@ class Client:
     def _request(self, call: Call) -> httpx.Request:
         body: Mapping[str, Any] | None = call.body
         if call.stamp and body is not None:
-            body = origin.stamp(dict(body))
+            body = origin.stamp(dict(body), folder=call.folder)
         headers = {}
         if call.method == "POST":  # jobs and requests: whom the queue is fair to
             headers["X-Nbgpu-Origin"] = origin.header()
@@ -283,9 +334,9 @@ class Client:
         return self._http
 
     def _names(self) -> list[str]:
-        """Of the endpoints, for "did you mean"."""
+        """Of pods and endpoints, for "did you mean"."""
         summary = self.send(Call("GET", "/nbgpu/v1/summary", "Summary"))
-        return [row.name for row in summary.endpoints]
+        return [*(row.name for row in summary.pods), *(row.name for row in summary.endpoints)]
 
     def _forget(self) -> None:
         self.close()

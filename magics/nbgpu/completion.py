@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-import urllib.request
 from typing import Any
 
 from IPython.core.completer import SimpleCompletion, context_matcher
@@ -25,8 +24,8 @@ FIXED = {
     "chart": ["latency", "cost", "workers", "coldstart"],
     "tiers": ["parked", "preimported", "parked,preimported", "none"],
     "place": ["local"],
-    "setting": ["rate.local="],
-    "kind": ["endpoints", "jobs"],
+    "setting": ["rate.local=", "lease.pod="],
+    "kind": ["pods", "endpoints", "jobs"],
     "state": ["in_queue", "in_progress", "completed", "failed", "cancelled", "timed_out"],
 }
 JOBS = 20  # the latest ones are offered
@@ -73,7 +72,7 @@ def _positional(verb: Verb, words: list[str], flags: dict[str, Argument | None])
             skip = argument.takes_value if argument else word in ("-o", "--out")
         elif not word.startswith("-"):
             count += 1
-    places = [a for a in verb.positionals if a.kind != "cell"]
+    places = [a for a in verb.positionals if a.kind not in ("cell", "script")]
     if places and places[-1].kind == "pairs":
         return places[-1]
     return places[count] if count < len(places) else None
@@ -84,10 +83,18 @@ def _values(argument: Argument | None) -> list[str]:
         return []
     if argument.complete == "endpoint":
         return endpoints()
+    if argument.complete == "pod":
+        return pods()
+    if argument.complete == "resource":
+        return pods() + endpoints()
+    if argument.complete == "volume":
+        return _known("/v2/network-volumes", "networkVolumes", "name")
+    if argument.complete == "secret":
+        return _known("/nbgpu/v1/secrets", "secrets", "name")
     if argument.complete == "job":
         return jobs()
     if argument.complete == "thing":
-        return endpoints() + jobs()
+        return pods() + endpoints() + jobs()
     if argument.complete == "verb":
         return list(of_face("magic"))
     return list(argument.choices) or FIXED.get(argument.complete, [])
@@ -102,6 +109,11 @@ def endpoints() -> list[str]:
     return _known("/nbgpu/v1/summary", "endpoints", "name")
 
 
+def pods() -> list[str]:
+    """The names of the pods."""
+    return _known("/nbgpu/v1/summary", "pods", "name")
+
+
 def jobs() -> list[str]:
     """The ids of the latest jobs."""
     return _known(f"/nbgpu/v1/jobs?limit={JOBS}", "jobs", "id")
@@ -109,12 +121,18 @@ def jobs() -> list[str]:
 
 def _known(path: str, rows: str, column: str) -> list[str]:
     now = time.monotonic()
-    at, names = _cache.get(path, (0.0, []))
+    key = f"{path} {rows}"
+    at, names = _cache.get(key, (0.0, []))
     if now - at < FRESH_S and names:
         return names
-    backend = runtime.read(runtime.Home.default())
+    backend = runtime.given()
+    if backend is None:
+        backend = runtime.read(runtime.Home.default())
+        backend = backend if backend is not None and runtime.alive(backend) else None
     names = []
-    if backend is not None and runtime.alive(backend):
+    if backend is not None:
+        import urllib.request  # only now: `%load_ext nbgpu` does without
+
         request = urllib.request.Request(
             backend.url + path, headers={"Authorization": f"Bearer {backend.token}"}
         )
@@ -124,7 +142,7 @@ def _known(path: str, rows: str, column: str) -> list[str]:
                 names = [row[column] for row in json.load(answer)[rows]]
         except (OSError, ValueError, KeyError):
             names = []
-    _cache[path] = (now, names)
+    _cache[key] = (now, names)
     return names
 
 

@@ -13,6 +13,9 @@ nbgpu_backend.runtime.NbgpuError   what went wrong, and what to do next
     ├── BatchStopped               a map went no further; what it had is kept
     ├── BackendDown                the backend could not be started or reached
     ├── DeployFailed               the weights did not come
+    ├── OpenFailed                 a pod did not come up
+    ├── RunFailed                  code in a pod ended with an exception (`.run`, `.ename`, `.evalue`)
+    ├── TransferFailed             a file did not arrive whole
     ├── Missing                    a Python package that is not installed
     └── UsageProblem               an argument that cannot be meant so; a typo
 KeyboardInterrupt
@@ -29,7 +32,7 @@ from nbgpu_backend.runtime import NbgpuError
 __all__ = [
     "BackendDown", "BatchStopped", "Conflict", "DeployFailed", "EngineFailed", "Interrupted",
     "JobCancelled", "JobFailed", "JobPending", "JobTimedOut", "Missing", "NbgpuError", "NotFound",
-    "OneLine", "ServiceError", "UsageProblem", "closest", "shown",
+    "OneLine", "OpenFailed", "RunFailed", "ServiceError", "TransferFailed", "UsageProblem", "closest", "shown",
 ]  # fmt: skip
 
 
@@ -109,6 +112,37 @@ class BackendDown(OneLine):
 
 class DeployFailed(OneLine):
     code = "fetch_failed"
+
+
+class OpenFailed(OneLine):
+    code = "open_failed"
+
+
+class RunFailed(OneLine):
+    """Code in a pod did not end well. `run` is its id; `ename` and `evalue` are those of the exception
+    there, empty where the kernel died or the run was dropped; `state` is the run's last."""
+
+    code = "run_failed"
+
+    def __init__(
+        self,
+        what: str,
+        next_step: str = "",
+        *,
+        run: str,
+        state: str = "error",
+        ename: str = "",
+        evalue: str = "",
+    ) -> None:
+        super().__init__(what, next_step, run=run, state=state, ename=ename, evalue=evalue)
+        self.run = run
+        self.state = state
+        self.ename = ename
+        self.evalue = evalue
+
+
+class TransferFailed(OneLine):
+    code = "transfer_failed"
 
 
 class Missing(OneLine):

@@ -5,12 +5,11 @@ An interrupt cancels what was under way, says so, and goes on as `Interrupted`, 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from nbgpu import errors, jobflows, live, scaleflows, words
+from nbgpu import errors, jobflows, live, patience, podflows, scaleflows, words
 from nbgpu.formats import dollars, size, span
 from nbgpu.results.answer import Answer
 from nbgpu.screen import screen
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from nbgpu.client import Client
 
 POLL_S = 0.25
-SLOW_S = 0.5  # what is done sooner is not announced
 
 
 def plain(client: Client, call: Call) -> Any:
@@ -163,45 +161,11 @@ def _undo(client: Client, call: Call, found: Endpoint | None, began_us: int) -> 
 
 
 def stop(client: Client, call: Call) -> Any:
-    return _patient(client, call, "stopping", "is stopped")
+    return patience.patient(client, call, "stopping, its workers end what they do", "is stopped")
 
 
 def delete(client: Client, call: Call) -> Any:
-    return _patient(client, call, "deleting", "is deleted")
-
-
-def _patient(client: Client, call: Call, doing: str, done: str) -> Any:
-    """Send from a thread, and show a line from SLOW_S on. An interrupt leaves it to the backend."""
-    line, began = live.line(), time.monotonic()
-    box: list[Any] = []
-    trouble: list[BaseException] = []
-
-    def send() -> None:
-        try:
-            box.append(client.send(call))
-        except BaseException as error:
-            trouble.append(error)
-
-    thread = threading.Thread(target=send, daemon=True)
-    thread.start()
-    waited = False
-    try:
-        thread.join(SLOW_S)
-        while thread.is_alive():
-            waited = True
-            took = span(time.monotonic() - began)
-            line.update(f"{call.about}: {doing}, its workers end what they do · {took} so far")
-            thread.join(POLL_S)
-    except KeyboardInterrupt:
-        line.end(f"{call.about}: no longer waited for" if waited else "")
-        raise errors.Interrupted(
-            f"interrupted; {doing} {call.about} goes on in the backend."
-        ) from None
-    if trouble:
-        line.end(f"{call.about}: {doing} failed" if waited else "")
-        raise trouble[0]
-    line.end(f"{call.about} {done}, after {span(time.monotonic() - began)}" if waited else "")
-    return box[0]
+    return patience.patient(client, call, "deleting, its workers end what they do", "is deleted")
 
 
 # ask
@@ -243,7 +207,7 @@ def _events(client: Client, call: Call, answer: Answer) -> Iterator[Progress | s
     from nbgpu import wire
 
     try:
-        with client.open(call) as response:
+        with client.streamed(call) as response:
             yield from read(response.iter_lines(), answer)
     except httpx.TransportError as error:
         failure = errors.EngineFailed(str(wire.lost(error, call)), code="backend")
@@ -256,4 +220,8 @@ FLOWS: dict[str, Callable[[Client, Call], Any]] = {
     "scale": scaleflows.scale, "warm": scaleflows.warm,
     "show_job": jobflows.show, "why_job": jobflows.why, "cancel_job": jobflows.cancel,
     "retry_job": jobflows.retry, "purge": jobflows.purge,
+    "open": podflows.open_pod, "start_pod": podflows.start, "stop_pod": podflows.stop,
+    "delete_pod": podflows.delete, "delete_pod_asking": podflows.delete_asking,
+    "extend": podflows.extend, "stop_all": podflows.stop_all,
+    "stop_all_asking": podflows.stop_all_asking,
 }  # fmt: skip

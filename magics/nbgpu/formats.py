@@ -76,5 +76,11 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def sentence(text: str) -> str:
+    """With its full stop; nothing stays nothing."""
+    text = text.rstrip()
+    return text if not text or text[-1] in ".!?:" else text + "."
+
+
 def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")

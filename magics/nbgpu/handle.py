@@ -85,7 +85,7 @@ class Endpoint(EndpointView):
     def jobs(self, state: str | list[str] | None = None, limit: int = 1000) -> Any:
         """Its jobs as a pandas frame, newest first; `state` as in `failed` or `["failed", "running"]`."""
         states = [state] if isinstance(state, str) else state
-        return self._client.run("ls", kind="jobs", endpoint=self.name, state=states, limit=limit).df
+        return self._client.do("ls", kind="jobs", endpoint=self.name, state=states, limit=limit).df
 
     def map(self, values: Any, template: Any = None, **options: Any) -> MapResult:
         """Run a job for each of `values`: see `nbgpu.batch.run`, whose options these are."""
@@ -108,20 +108,20 @@ class Endpoint(EndpointView):
         self, label: str = "", *, per_minute: int | None = None, at_once: int | None = None
     ) -> NewKey:
         """A key that opens this endpoint and nothing else; its `.secret` is told this once."""
-        found = self._client.run("key", action="add", name=self.name, label=label,
+        found = self._client.do("key", action="add", name=self.name, label=label,
                                  per_minute=per_minute, at_once=at_once)  # fmt: skip
         assert isinstance(found, NewKey)
         return found
 
     def key_ls(self) -> KeyListing:
         """Its keys, with what came with each; `.df` is a frame."""
-        found = self._client.run("key", action="ls", name=self.name)
+        found = self._client.do("key", action="ls", name=self.name)
         assert isinstance(found, KeyListing)
         return found
 
     def key_rm(self, id: str) -> RevokedKey:
         """Revoke a key: it opens nothing from now on."""
-        found = self._client.run("key", action="rm", name=id)
+        found = self._client.do("key", action="rm", name=id)
         assert isinstance(found, RevokedKey)
         return found
 
@@ -144,7 +144,7 @@ class Endpoint(EndpointView):
         return frame[mine].reset_index(drop=True)
 
     def chart(self, kind: str = "latency", **options: Any) -> Any:
-        return self._client.run("chart", name=self.name, kind=kind, **options)
+        return self._client.do("chart", name=self.name, kind=kind, **options)
 
     def show(self) -> Endpoint:
         """The endpoint as it is now; this handle shows it too."""
@@ -169,26 +169,26 @@ class Endpoint(EndpointView):
         return self._fresh("warm", off=True)
 
     def _fresh(self, verb: str, **options: Any) -> Endpoint:
-        self.data = self._client.run(verb, name=self.name, **options).data
+        self.data = self._client.do(verb, name=self.name, **options).data
         return self
 
     def delete(self) -> Deleted:
-        found = self._client.run("delete", name=self.name)
+        found = self._client.do("delete", name=self.name)
         assert isinstance(found, Deleted)
         return found
 
     def why(self) -> WhyView:
-        found = self._client.run("why", name=self.name)
+        found = self._client.do("why", name=self.name)
         assert isinstance(found, WhyView)
         return found
 
     def events(self, limit: int = 50) -> EventListing:
         """What happened to it, oldest first."""
-        found = self._client.run("events", name=self.name, limit=limit)
+        found = self._client.do("events", name=self.name, limit=limit)
         assert isinstance(found, EventListing)
         return found
 
     def logs(self, tail: int = 100) -> LogView:
-        found = self._client.run("logs", name=self.name, tail=tail)
+        found = self._client.do("logs", name=self.name, tail=tail)
         assert isinstance(found, LogView)
         return found

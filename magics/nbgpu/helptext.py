@@ -39,7 +39,7 @@ def command(verb: Verb, face: str) -> str:
     """How the verb is begun."""
     if face != "magic":
         return f"nbgpu {verb.name}"
-    return f"{'%%gpu' if verb.cell == 'required' else '%gpu'} {verb.name}"
+    return f"{'%gpu' if verb.cell == 'never' else '%%gpu'} {verb.name}"
 
 
 def overview(face: str) -> str:
@@ -75,7 +75,11 @@ def page(verb: Verb, face: str) -> str:
     ]
     if verb.text:
         lines += ["", verb.text]
-    rows = [(_left(a), _right(a)) for a in verb.arguments if a.kind != "cell" or face == "cli"]
+    rows = [
+        (_left(a), _right(a))
+        for a in verb.arguments
+        if a.kind not in ("cell", "script") or face == "cli"
+    ]
     common = {
         "magic": [("-o, --out NAME", "store the result under this name")],
         "cli": [("--json", "print JSON")],
@@ -84,11 +88,11 @@ def page(verb: Verb, face: str) -> str:
     width = max(len(row[0]) for row in rows)
     lines += ["", *(f"  {left:{width}}  {right}" for left, right in rows)]
     if verb.examples:
-        begin = "nbgpu" if face == "cli" else "%%gpu" if verb.cell == "required" else "%gpu"
+        begin = "nbgpu" if face == "cli" else "%%gpu" if verb.cell != "never" else "%gpu"
         lines += ["", "For example:"]
         lines += [f"  {begin} {_example(e, verb, face)}".rstrip() for e in verb.examples]
-        if verb.cell == "required" and face == "magic":
-            lines.append("  Why is the sky blue?")
+        if verb.cell != "never" and face == "magic":
+            lines.append("  Why is the sky blue?" if verb.cell == "required" else "  print(6 * 7)")
     return "\n".join(lines)
 
 
@@ -101,7 +105,7 @@ def _example(example: str, verb: Verb, face: str) -> str:
 def _places(verb: Verb, face: str) -> str:
     words = []
     for argument in verb.positionals:
-        if argument.kind == "cell" and face == "magic":
+        if argument.kind in ("cell", "script") and face == "magic":
             continue
         words.append(argument.metavar if argument.required else f"[{argument.metavar}]")
     return " ".join(words)

@@ -34,16 +34,19 @@ class GpuMagics(Magics):
 
     @line_cell_magic
     def gpu(self, line: str, cell: str | None = None) -> Any:
-        """Endpoints from a cell: `%gpu` shows what runs, `%gpu help` what there is."""
+        """Pods and endpoints from a cell: `%gpu` shows what runs, `%gpu help` what there is."""
         names: dict[str, Any] = self.shell.user_ns
         try:
             parsing.check_braces(line, names)
-            text = None if cell is None else parsing.fill(cell.removesuffix("\n"), names)
-            parsed = parsing.parse(parsing.words_of(line), "magic", text)
+            words = parsing.words_of(line)
+            text = None if cell is None else cell.removesuffix("\n")
+            if text is not None and not parsing.takes_code(words):
+                text = parsing.fill(text, names)
+            parsed = parsing.parse(words, "magic", text)
             if parsed.help or parsed.verb.name == "help":
                 name = parsed.verb.name if parsed.help else parsed.values["verb"]
                 return helptext.Page(helptext.of(name, "magic"))
-            found = self.client.run(parsed.verb.name, **parsed.values)
+            found = self.client.do(parsed.verb.name, **parsed.values)
         except errors.UsageProblem as problem:
             raise UsageError(str(problem)) from None
         except errors.OneLine as error:

@@ -25,10 +25,11 @@ def header() -> str:
     return urlencode({"notebook": notebook() or "", "session": str(os.getpid())})
 
 
-def stamp(body: dict[str, Any]) -> dict[str, Any]:
-    """A create request's body with its origin and folder in it."""
+def stamp(body: dict[str, Any], *, folder: bool = True) -> dict[str, Any]:
+    """A create request's body with its origin, and its folder, in it."""
     extras: dict[str, Any] = {**body.get("nbgpu", {})}
     if (path := notebook()) is not None:
         extras["origin"] = {"notebook": path}
-    extras["cwd"] = str(Path.cwd())
+    if folder:
+        extras["cwd"] = str(Path.cwd())
     return {**body, "nbgpu": extras}

@@ -117,6 +117,12 @@ def fill(text: str, names: Mapping[str, object]) -> str:
     return TEMPLATE.sub(value, text)
 
 
+def takes_code(words: Sequence[str]) -> bool:
+    """Is the cell under this line a program? Then it is passed on as it stands."""
+    verb = of_face("magic").get(words[0]) if words else None
+    return verb is not None and verb.cell == "optional"
+
+
 def parse(words: Sequence[str], face: str, cell: str | None = None) -> Parsed:
     """The command that `words` are. Raises UsageProblem with one sentence.
 
@@ -153,6 +159,8 @@ def _check_cell(verb: Verb, cell: str | None, rest: Sequence[str]) -> None:
             else "The cell is empty.",
             f"Write %%gpu {verb.name} {name} as the first line of a cell and the text below it.",
         )
+    if verb.cell == "optional" and cell is not None and not cell.strip():
+        raise UsageProblem("The cell is empty.", "Write the code to run below the first line.")
     if verb.cell == "never" and cell is not None:
         raise UsageProblem(
             f"{verb.name} takes no cell.", f"Write it in one line, with one %: %gpu {verb.name} …"
@@ -169,6 +177,8 @@ def flags_of(verb: Verb, face: str) -> dict[str, Argument | None]:
 def _split(verb: Verb, words: Sequence[str], face: str) -> tuple[list[str], list[str]]:
     """Our words, and the engine's options."""
     flags = flags_of(verb, face)
+    if face == "cli" and any(a.kind == "script" for a in verb.arguments):
+        return _before_script(verb, words, face, flags)
     if verb.rest is None:
         for word in words:
             flag = word.partition("=")[0]
@@ -179,7 +189,7 @@ def _split(verb: Verb, words: Sequence[str], face: str) -> tuple[list[str], list
         return list(words), []
     own: list[str] = []
     engine: list[str] = []
-    places = sum(1 for a in verb.positionals if a.kind != "cell")
+    places = sum(1 for a in verb.positionals if a.kind not in ("cell", "script"))
     position, seen = 0, 0
     while position < len(words):
         word = words[position]
@@ -211,6 +221,34 @@ def _split(verb: Verb, words: Sequence[str], face: str) -> tuple[list[str], list
                 engine.append(words[position])
                 position += 1
     return own, engine
+
+
+def _before_script(
+    verb: Verb, words: Sequence[str], face: str, flags: Mapping[str, Argument | None]
+) -> tuple[list[str], list[str]]:
+    """Our words, and those from the script's name on: what follows it is the script's own."""
+    own: list[str] = []
+    places = sum(1 for a in verb.positionals if a.kind != "script")
+    position, seen = 0, 0
+    while position < len(words):
+        word = words[position]
+        if word == "--":
+            return own, list(words[position + 1 :])
+        flag, has_value, _ = word.partition("=")
+        if not _is_flag(word):
+            if seen == places:
+                return own, list(words[position:])
+            seen += 1
+        elif flag not in flags:
+            raise UsageProblem(
+                f"{verb.name} has no option {flag}.{closest(flag, flags)}", _see(verb, face)
+            )
+        elif (argument := flags[flag]) is not None and argument.takes_value and not has_value:
+            own.append(word)
+            position += 1
+        own += words[position : position + 1]
+        position += 1
+    return own, []
 
 
 def _check_bare(verb: Verb, flag: str, flags: Mapping[str, object], face: str) -> None:
@@ -265,7 +303,7 @@ def _listed(text: str) -> list[str]:
 
 TYPES: dict[str, Any] = {
     "int": int, "float": float, "duration": _duration, "fine": _fine, "map": _pair, "pairs": _pair,
-    "list": _listed,
+    "list": _listed, "words": _listed,
 }  # fmt: skip
 
 
@@ -273,7 +311,7 @@ def parser_for(verb: Verb, face: str) -> argparse.ArgumentParser:
     """The argparse parser of one verb."""
     parser = _Parser(prog=verb.name, add_help=False, allow_abbrev=False)
     for argument in verb.arguments:
-        if argument.kind == "rest" or (argument.kind == "cell" and face == "magic"):
+        if argument.kind in ("rest", "script") or (argument.kind == "cell" and face == "magic"):
             continue
         options: dict[str, Any] = {"default": argument.default}
         if argument.kind in TYPES:
@@ -284,7 +322,7 @@ def parser_for(verb: Verb, face: str) -> argparse.ArgumentParser:
             if argument.kind == "flag":
                 parser.add_argument(*argument.flags, action="store_true")
                 continue
-            if argument.kind == "map":
+            if argument.kind in ("map", "words"):
                 options["action"] = "append"
             options["metavar"] = argument.metavar
             parser.add_argument(*argument.flags, dest=argument.name, **options)
@@ -322,6 +360,10 @@ def _bind(verb: Verb, own: list[str], engine: list[str], face: str, cell: str | 
         elif argument.kind == "cell":
             words = values.get(argument.name) or []
             values[argument.name] = cell if face == "magic" else " ".join(words)
+        elif argument.kind == "words" and values.get(argument.name):
+            values[argument.name] = [word for words in values[argument.name] for word in words]
+        elif argument.kind == "script":
+            values[argument.name] = cell if face == "magic" else engine or None
         elif argument.kind == "rest":
             values[argument.name] = engine
     return Parsed(verb, values, out, as_json)

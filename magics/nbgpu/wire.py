@@ -14,9 +14,9 @@ from nbgpu import errors
 from nbgpu.verbs.call import Call
 
 ENDPOINT = re.compile(
-    r"^/(?:v2/serverless|nbgpu/v1/(?:why|logs|warm)|v2(?=/[^/]+/openai/))/([^/]+)"
+    r"^/(?:v2/(?:serverless|pods)|nbgpu/v1/(?:why|logs|warm|pods)|v2(?=/[^/]+/openai/))/([^/]+)"
 )
-MODULES = ("endpoints", "summary", "metrics", "events", "jobs", "keys")
+MODULES = ("endpoints", "summary", "metrics", "events", "jobs", "keys", "pods", "secrets")
 JSON = "json"  # an answer without a model: RunPod's job API, whose bodies pass as they are
 
 
@@ -93,7 +93,7 @@ def engine_error(body: dict[str, Any], status: int = 502) -> errors.EngineFailed
 def _suggest(
     response: httpx.Response, said: str, next_step: str, names: Callable[[], list[str]]
 ) -> str:
-    """The next step, with "did you mean" for the endpoint in the path unless that was `said`."""
+    """The next step, with "did you mean" for the name in the path unless that was `said`."""
     if "id you mean" in said:
         return next_step
     asked = ENDPOINT.search(response.request.url.path)

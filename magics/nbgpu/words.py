@@ -49,6 +49,11 @@ def workers(by_state: Mapping[str, int]) -> str:
     return ", ".join(f"{counts[state]} {state}" for state in order if counts[state])
 
 
+def ends_why(reason: str) -> str:
+    """Why a pod will end by itself; the backend tells it as it will be told afterwards."""
+    return {"nobody used it": "if nobody uses it until then"}.get(reason, reason)
+
+
 def clock(at_us: int) -> str:
     """The time of day here, `14:05`; with the date where that is not today."""
     at = datetime.fromtimestamp(at_us / 1e6)

@@ -11,10 +11,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from nbgpu_backend.engines.pip import progress
 from nbgpu_backend.engines.vllm.environment import Environment
 from nbgpu_backend.engines.vllm.installer import check_space, failure, install
 from nbgpu_backend.engines.vllm.options import Table
+from nbgpu_backend.environments.pip import progress
 from nbgpu_backend.errors import DiskError, EngineMissing
 from nbgpu_backend.home import Home
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from queue import Queue
+from typing import Any
 
 import pytest
+from nbgpu_backend import runtime
 
 from tests.support import mirror
 from tests.support.jupyter import TOKEN, JupyterProcess
@@ -25,6 +30,54 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Jupyter
         process.start()
         yield process, found
     process.stop()
+
+
+@pytest.fixture
+def ndjson(
+    tmp_path: Path,
+) -> Iterator[tuple[JupyterProcess, Queue[bytes | None], list[str]]]:
+    """What is put into the queue is written by the stand-in, each alone; None ends the answer."""
+    jupyter = JupyterProcess(tmp_path / "jupyter")
+    feed: Queue[bytes | None] = Queue()
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            if self.path == "/nbgpu/v1/events":  # the extension's own
+                self.send_error(404)
+                return
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Type", "application/x-ndjson")
+            self.send_header("X-Nbgpu-Size", "12")
+            self.end_headers()
+            while (line := feed.get(timeout=20)) is not None:
+                self.wfile.write(line)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    jupyter.home.prepare()
+    start = runtime.start_time(os.getpid())
+    assert start is not None
+    told = runtime.Backend(
+        f"http://127.0.0.1:{server.server_port}", mirror.TOKEN, os.getpid(), start,
+        runtime.boot_id(), "0.0.test", runtime.API_VERSION,
+    )  # fmt: skip
+    jupyter.home.backend_json.write_text(json.dumps(told.dump()))
+    jupyter.start()
+    try:
+        yield jupyter, feed, asked
+    finally:
+        jupyter.home.backend_json.unlink()
+        jupyter.stop()
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def test_a_request_keeps_its_target_and_loses_what_is_jupyters(
@@ -78,6 +131,41 @@ def test_a_large_body_passes_whole_in_both_directions(
     answer = mirrored[0].http.request(method, "nbgpu/api/v2/large", content=body)
     assert answer.status_code == 200 and answer.content == body
     assert mirrored[1].seen[-1][3] == body
+
+
+def test_a_file_goes_to_a_pod_and_comes_back_whole(
+    mirrored: tuple[JupyterProcess, Mirror],
+) -> None:
+    """With where it is to be, and how large: the path and every option of it reach the backend as they were sent."""
+    body = os.urandom(MANY)
+    octets = {"Content-Type": "application/octet-stream"}
+    target = f"nbgpu/v1/pods/train/file?path=a%20b/%C3%A4.bin&offset=7&size={MANY + 7}&mode=420"
+    answer = mirrored[0].http.put("nbgpu/api/" + target, content=body, headers=octets)
+    assert answer.status_code == 200 and answer.content == body
+    method, path, headers, sent = mirrored[1].seen[-1]
+    assert (method, path, sent) == ("PUT", "/" + target, body)
+    assert headers["Content-Type"] == "application/octet-stream"
+    assert answer.headers["content-type"] == "application/octet-stream"
+
+
+def test_what_a_pod_prints_comes_line_by_line(
+    ndjson: tuple[JupyterProcess, Queue[bytes | None], list[str]],
+) -> None:
+    """Also the empty ones of a quiet time, each before the next is written."""
+    jupyter, feed, asked = ndjson
+    target = "nbgpu/v1/pods/train/output?since=3&follow=true"
+    feed.put(b'{"n": 4}\n')
+    with jupyter.http.stream("GET", "nbgpu/api/" + target) as answer:
+        assert answer.headers["content-type"] == "application/x-ndjson"
+        assert answer.headers["x-nbgpu-size"] == "12"
+        chunks = answer.iter_bytes()
+        assert next(chunks) == b'{"n": 4}\n'
+        for line in (b"\n", b'{"n": 5}\n'):
+            feed.put(line)
+            assert next(chunks) == line
+        feed.put(None)
+        assert list(chunks) == []
+    assert asked == ["/" + target]
 
 
 def test_what_a_browser_sends_is_sent_to_the_backend_alone(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import shutil
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -147,6 +150,80 @@ def test_the_page_knows_jupyters_root_without_its_tilde(jupyter: JupyterProcess)
     page = jupyter.http.get("lab").text
     assert f'"nbgpuRoot": "{jupyter.folder / "root"}"' in page
     assert '"serverRoot": "~/root"' in page
+
+
+def kernels(jupyter: JupyterProcess) -> dict[str, Any]:
+    found: dict[str, Any] = jupyter.http.get("api/kernelspecs").json()["kernelspecs"]
+    return found
+
+
+def write_kernel(jupyter: JupyterProcess, name: str, display_name: str) -> Path:
+    """As the backend does while a pod runs; Jupyter's own provisioner will do here."""
+    folder = jupyter.home.root / "kernels" / name
+    folder.mkdir(parents=True)
+    spec = {"argv": ["true"], "display_name": display_name, "language": "python"}
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    return folder
+
+
+def test_the_kernel_of_a_pod_is_listed_while_its_file_is_there(jupyter: JupyterProcess) -> None:
+    assert not (jupyter.home.root / "kernels").exists()
+    assert "nbgpu-train" not in kernels(jupyter) and "python3" in kernels(jupyter)
+    folder = write_kernel(jupyter, "nbgpu-train", "Python 3 · train (cpu)")
+    (folder / "logo-svg.svg").write_text("<svg/>")
+    listed = kernels(jupyter)
+    assert listed["nbgpu-train"]["spec"]["display_name"] == "Python 3 · train (cpu)"
+    assert "python3" in listed
+    one = jupyter.http.get("api/kernelspecs/nbgpu-train")
+    assert one.json()["spec"]["display_name"] == "Python 3 · train (cpu)"
+    resource = one.json()["resources"]["logo-svg"]
+    logo = jupyter.http.get(httpx.URL(jupyter.url).join(resource))
+    assert (logo.status_code, logo.text) == (200, "<svg/>")
+    shutil.rmtree(folder)
+    assert "nbgpu-train" not in kernels(jupyter)
+
+
+def test_a_manager_of_another_class_lists_them_too(tmp_path: Path) -> None:
+    """One that filters and renames what it finds, as others' do."""
+    module = tmp_path / "module"
+    module.mkdir()
+    (module / "own_specs.py").write_text(
+        "from jupyter_client.kernelspec import KernelSpecManager\n"
+        "class Own(KernelSpecManager):\n"
+        "    def find_kernel_specs(self):\n"
+        "        return {n: d for n, d in super().find_kernel_specs().items() if n != 'python3'}\n"
+    )
+    process = JupyterProcess(tmp_path / "own", kernel_spec_manager_class="own_specs.Own")
+    process.backend.environment["PYTHONPATH"] = str(module)
+    process.start()
+    try:
+        write_kernel(process, "nbgpu-train", "Python 3 · train (cpu)")
+        assert set(kernels(process)) == {"nbgpu-train"}
+    finally:
+        process.stop()
+
+
+def test_the_page_knows_what_attaches_a_terminal_to_a_pod(jupyter: JupyterProcess) -> None:
+    """Whatever the shell's PATH, home and folder are."""
+    page = jupyter.http.get("lab").text
+    told = re.search(r'"nbgpuTerminal": ("(?:[^"\\]|\\.)*")', page)
+    assert told is not None
+    command = json.loads(told[1])
+    folder = jupyter.folder / "shadow"
+    folder.mkdir()
+    for name in ("nbgpu", "nbgpu_lab"):
+        (folder / f"{name}.py").write_text("raise SystemExit('the wrong one')")
+    done = subprocess.run(
+        ["sh", "-c", command + " no-such-pod; echo 'the shell goes on'"],
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin"},
+        input="\n",
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr.startswith("nbgpu: ") and "the wrong one" not in done.stderr
+    assert done.stdout == "\nPress Enter to close. "  # exec: what follows is never run
+    assert command.endswith(f" {jupyter.home.root}")
 
 
 def test_after_a_gap_there_is_a_snapshot(jupyter: JupyterProcess) -> None:

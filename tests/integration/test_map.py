@@ -41,6 +41,6 @@ def test_a_map_survives_the_kills_of_its_backend_and_submits_no_row_twice(
     killer.join()
     assert list(found.df["status"]) == ["COMPLETED"] * ROWS
     assert found.df["answer"].notna().all() and found.df["job"].nunique() == ROWS
-    jobs = client.run("ls", kind="jobs", endpoint="work", limit=10_000)
+    jobs = client.do("ls", kind="jobs", endpoint="work", limit=10_000)
     assert set(jobs) == set(found.df["job"]), "a row was submitted twice"
     assert out.exists()

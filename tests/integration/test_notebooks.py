@@ -73,3 +73,31 @@ def test_the_serverless_notebook_runs_jobs_and_a_frame(
     assert len(table) == 46 and table[0].startswith("text,output,status,error")
     assert backend.get("/nbgpu/v1/summary")["endpoints"] == []
     assert backend.backend.token not in done.html.read_text()
+
+
+def test_the_pods_notebook_runs_cells_and_moves_values_and_files(
+    engines: None, backend: BackendProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBGPU_HOME", str(backend.home.root))
+    source = Path(shutil.copy(CLONE / "notebooks" / "pods.ipynb", tmp_path))
+    done = execute(source, tmp_path / "out", lambda line: None)
+    notebook = nbformat.read(done.notebook, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+
+    def said(part: str) -> str:
+        (cell,) = [cell for cell in code if part in cell.source]
+        data = [o.get("text") or o["data"].get("text/plain", "") for o in cell.outputs]
+        return "\n".join(data)
+
+    assert "study /workspace 8" in said("platform.node()")
+    assert "123.5 MB" in said("%pip install")
+    (total,) = next(cell for cell in code if cell.source == "total").outputs
+    assert total.data["text/plain"] == "499500"
+    assert "so far" in said("study.run(") and "ZeroDivisionError" in said("study.run(")
+    assert [line for line in said("%gpu attach").split() if line.isdigit()] == list("12345")
+    assert "from the notebook and from the pod" in said("print(Path('pods-example/answer.txt')")
+    assert "127.0.0.1" in said("%gpu port study")
+    assert "from the notebook and from the pod" in said("print(open('answer.txt').read())")
+    assert backend.get("/nbgpu/v1/summary")["pods"] == []
+    assert backend.backend.token not in done.html.read_text()

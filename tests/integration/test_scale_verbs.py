@@ -27,7 +27,7 @@ def gpu(shared_backend: BackendProcess, said: list[str]) -> Iterator[Client]:
 
 def deploy(gpu: Client, name: str, *engine: str, **options: Any) -> Any:
     argv = command_engine(*engine)["options"]
-    return gpu.run("deploy", name=name, engine="command", engine_options=argv, **options)
+    return gpu.do("deploy", name=name, engine="command", engine_options=argv, **options)
 
 
 def test_scale_changes_what_is_given_and_starts_no_worker_anew(
@@ -75,7 +75,7 @@ def test_warm_returns_with_ready_workers_that_outlast_their_idle_time(
 
 def test_a_worker_that_cannot_start_leaves_nothing_warm(gpu: Client) -> None:
     argv = ["false", "--port", "{port}"]
-    gpu.run("deploy", name="broken", engine="command", engine_options=argv)
+    gpu.do("deploy", name="broken", engine="command", engine_options=argv)
     with pytest.raises(
         errors.ServiceError, match="broken did not get warm, and is no longer kept so: "
     ):

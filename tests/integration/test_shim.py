@@ -421,3 +421,94 @@ def test_it_takes_over_an_engine_that_its_caller_forked(home: Yard) -> None:
     assert ask(folder, op="stop", grace_s=5)["signal"] == signal.SIGTERM
     assert zygote.wait(10) == 0
     assert line["pid"] not in home.engines()
+
+
+# --- limits
+
+
+def test_it_ends_at_its_instant_whatever_it_does(home: Yard) -> None:
+    folder = home.folder()
+    until_us = int((time.time() + 1.0) * 1e6)
+    home.up(folder, home.spec("echo up; while :; do :; done", until_us=until_us))
+    record = exit_of(folder)
+    assert record["reason"] == "until"
+    assert record["ended_us"] >= until_us
+
+
+def test_its_instant_is_put_off_by_a_renewal(home: Yard) -> None:
+    folder = home.folder()
+    soon = int((time.time() + 1.0) * 1e6)
+    home.up(folder, home.spec("echo up; exec sleep 1000", until_us=soon))
+    ask(folder, op="renew", ttl_s=60, until_us=soon + 60_000_000)
+    time.sleep(1.3)  # past what it was
+    assert ask(folder, op="status")["stopping"] is None
+    ask(folder, op="renew", ttl_s=60, until_us=soon)
+    assert exit_of(folder)["reason"] == "until"
+
+
+def test_a_lease_waits_for_what_works_and_ends_what_does_not(home: Yard) -> None:
+    folder, busy = home.folder(), home.root / "busy"
+    busy.touch()
+    home.up(folder, home.spec("echo up; exec sleep 1000", ttl_s=0.5, busy_file=str(busy)))
+    time.sleep(1.0)  # past its lease
+    status = ask(folder, op="status")
+    assert status["stopping"] is None and status["lease_s"] > 0
+    os.utime(busy, (1, 1))
+    ask(folder, op="renew", ttl_s=0.2)
+    assert exit_of(folder)["reason"] == "lease"
+
+
+def test_a_lease_with_a_busy_file_that_is_not_there_ends_it(home: Yard) -> None:
+    folder = home.folder()
+    home.up(folder, home.spec("echo up; exec sleep 1000", ttl_s=0.3, busy_file="/nowhere/busy"))
+    assert exit_of(folder)["reason"] == "lease"
+
+
+GREEDY = "import time; held = bytearray(200 << 20); print('up', flush=True); time.sleep(1000)"
+
+
+def test_what_holds_more_memory_than_it_may_is_killed_with_the_sums(home: Yard) -> None:
+    folder = home.folder()
+    spec = home.spec("", memory_bytes=100 << 20)
+    home.begin(folder, {**spec, "argv": [sys.executable, "-c", GREEDY]})
+    record = exit_of(folder)
+    assert record["reason"] == "memory" and record["signal"] in (signal.SIGTERM, signal.SIGKILL)
+    assert record["error"] == "it held 0.2 GB of memory, and 0.1 GB are allowed"
+
+
+def test_memory_that_is_shared_counts_once(home: Yard) -> None:
+    folder = home.folder()
+    forks = (
+        "import os, time; held = bytearray(120 << 20)\n"
+        "for _ in range(4):\n"
+        "    if not os.fork(): time.sleep(1000)\n"
+        "print('up', flush=True); time.sleep(1000)"
+    )
+    spec = home.spec("", memory_bytes=250 << 20)
+    home.begin(folder, {**spec, "argv": [sys.executable, "-c", forks]})
+    until(lambda: "up" in (folder / "log").read_text() if (folder / "log").exists() else False)
+    time.sleep(1.2)  # a look at its limits, at least
+    assert ask(folder, op="status")["stopping"] is None
+    ask(folder, op="stop", grace_s=0)
+
+
+def test_a_fork_bomb_is_bounded(home: Yard) -> None:
+    folder = home.folder()
+    home.up(folder, home.spec(BOMB, process_limit=60, grace_s=0.2))
+    record = exit_of(folder)
+    assert record["reason"] == "processes"
+    assert "and 60 are allowed" in record["error"]
+    assert home.engines() == []
+
+
+BOMB = "echo up; grow() { while :; do sleep 0.02; setsid sleep 1000 & done; }; grow"
+
+
+def test_term_spares_the_leader_and_reaches_the_others(home: Yard) -> None:
+    folder = home.folder()
+    inner = "trap 'echo cleaned; exit 3' TERM; echo up; while :; do sleep 0.05; done"
+    outer = f'trap "echo hit; exit 9" TERM; sh -c "{inner}"; exit 5'
+    home.up(folder, home.spec(outer, spare_leader=True, grace_s=10))
+    record = ask(folder, op="stop", grace_s=10)
+    assert record["code"] == 5
+    assert "cleaned" in record["tail"] and "hit" not in record["tail"]

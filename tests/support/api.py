@@ -48,6 +48,7 @@ from nbgpu_backend.schema.summary import (
 )
 
 from tests.support.jobs import Jobs
+from tests.support.pod_backend import Pods
 
 TOKEN = "a-test-token"
 CHANGE = ("worker_id", "endpoint", "at_us", "state", "reason")
@@ -74,7 +75,9 @@ class Api:
         self.words_pause_s = 0.0
         self.stop_pause_s = 0.0
         self.waits = 0  # progress comments before an answer
-        self.drop_next = False  # break the connection at the next control request
+        self.drop_next: bool | str = (
+            False  # break the connection at the next control request (of a method)
+        )
         self.port = 0
         self.token = TOKEN
         self.version = "0.0.test"
@@ -83,6 +86,7 @@ class Api:
         self.events: list[Event] = []  # newest first
         self.warm_polls: int | None = 2  # until a warmed worker is ready; None: it never is
         self.jobs = Jobs(self)
+        self.pods = Pods(self)
         self.loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
         self._runner: web.AppRunner | None = None
@@ -113,7 +117,7 @@ class Api:
         self.loop.close()
 
     async def _serve(self) -> None:
-        app = web.Application(middlewares=[self._gate])
+        app = web.Application(middlewares=[self._gate], client_max_size=1 << 30)
         add = app.router.add_route
         add("GET", "/nbgpu/v1/health", self.health)
         add("GET", "/nbgpu/v1/summary", self.summary)
@@ -132,6 +136,7 @@ class Api:
         add("PATCH", "/nbgpu/v1/settings", self.settings)
         add("POST", "/v2/{e}/openai/v1/{route:.*}", self.ask)
         self.jobs.routes(add)
+        self.pods.routes(add)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
@@ -140,6 +145,7 @@ class Api:
 
     async def _end(self) -> None:
         assert self._runner is not None
+        await self.pods.end()
         await self._runner.cleanup()
 
     def announce(self) -> None:
@@ -161,18 +167,23 @@ class Api:
             assert request.transport is not None
             request.transport.close()
             return web.Response()
-        if self.drop_next and "health" not in request.path:
+        if self.drop_next in (True, request.method) and "health" not in request.path:
             self.drop_next = False
             assert request.transport is not None
             request.transport.close()
             return web.Response()
-        if request.can_read_body:
+        if request.can_read_body and request.content_type == "application/json":
             self.bodies.append(await request.json())
+        pod = request.match_info.get("p")
+        if pod is not None and self.pods.find(pod) is None:
+            return problem(
+                404, "not_found", f"There is no pod {pod}.", "See them with: %gpu ls pods"
+            )
         name = request.match_info.get("e")
         for found in self.endpoints.values():
             if name == found.id:
                 name = request.match_info["e"] = found.name
-        if name is not None and name not in self.endpoints:
+        if name is not None and name not in self.endpoints and name not in self.pods.pods:
             if "openai" in request.path:
                 message = f"There is no endpoint {name}."
                 return web.json_response(
@@ -207,7 +218,8 @@ class Api:
             for e in self.endpoints.values()
         ]  # fmt: skip
         return answer(Summary(at_us=now_us(), per_hour="0.10", spent_today="0.41",
-                              idle_but_billing=[r.name for r in rows], endpoints=rows))  # fmt: skip
+                              idle_but_billing=[r.name for r in rows], endpoints=rows,
+                              pods=self.pods.rows()))  # fmt: skip
 
     async def create(self, request: web.Request) -> web.Response:
         asked = CreateEndpoint.model_validate(await request.json())
@@ -310,7 +322,8 @@ class Api:
         return answer(LogLines(worker="w1", lines=[f"line <{n}>" for n in range(200)][-tail:]))
 
     async def why(self, request: web.Request) -> web.Response:
-        found = self.endpoints[request.match_info["e"]]
+        name = request.match_info["e"]
+        found = self.endpoints.get(name) or self.pods.pods[name].data
         return answer(
             Why(name=found.name, state=found.nbgpu.state, reason=found.nbgpu.reason, seconds=12.5,
                 cost_so_far="0.0012", typical="a cold start takes 21 s", next_step="Ask it something.",

@@ -76,7 +76,7 @@ def test_scaling_on_a_command_line(api: Api, nbgpu: Any) -> None:
     ("words", "code", "said"),
     [
         (["frob"], 2, "There is no verb frob"),
-        (["stop"], 2, "missing: NAME"),
+        (["start"], 2, "missing: NAME"),
         (["stop", "--frob"], 2, "has no option --frob"),
         (["deploy", "M", "--env", "HF_TOKEN=1"], 2, "looks like a secret"),
         (["stop", "chat"], 1, "There is no endpoint chat. See them with: nbgpu ls"),

@@ -85,7 +85,7 @@ def test_options_may_come_before_the_model() -> None:
         ("deploi M", "Did you mean deploy?"),
         ("logs chat --tial 5", "Did you mean --tail?"),
         ("logs chat --tai 5", "Did you mean --tail?"),
-        ("stop", "missing: NAME"),
+        ("start", "missing: NAME"),
         ("ls 'x", "quotation mark"),
         ("ls -o 1x", "no name for a variable"),
         ("ls --json", "no option --json"),

@@ -93,7 +93,7 @@ def test_a_broken_connection_is_tried_again_once_if_that_does_no_harm(gpu: Any, 
     gpu.deploy("Org/M", name="chat")
     api.drop_next = True
     assert list(gpu.ls()) == ["chat"]
-    api.drop_next = True
+    api.drop_next = "DELETE"
     with pytest.raises(errors.BackendDown, match="Whether it was carried out is unknown"):
         gpu.delete("chat")
     assert list(gpu.ls()) == ["chat"]
@@ -114,14 +114,14 @@ def test_an_answer_that_is_not_understood_says_so(gpu: Any) -> None:
 def test_a_proxy_of_the_environment_is_not_used(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
-    assert len(Client().run("ls")) == 0
+    assert len(Client().do("ls")) == 0
 
 
 def test_a_backend_that_does_not_start_is_one_sentence(tmp_path: Any, monkeypatch: Any) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NBGPU_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(errors.OneLine, match="cannot be written"):
-        Client().run("ls")
+        Client().do("ls")
 
 
 def test_engines_are_listed_from_their_folders(
@@ -143,11 +143,11 @@ def test_installing_an_engine_passes_its_lines_on(api: Api, monkeypatch: Any) ->
     said: list[str] = []
     client = Client(say=said.append)
     monkeypatch.setitem(engines.INSTALLERS, "vllm", "this")  # it prints lines and ends well
-    client.run("engine", action="add", name="vllm")
+    client.do("engine", action="add", name="vllm")
     assert "Beautiful is better than ugly." in said
     monkeypatch.setitem(engines.INSTALLERS, "vllm", "no_such_module")
     with pytest.raises(errors.ServiceError, match=r"vllm was not installed: .*no_such_module"):
-        client.run("engine", action="add", name="vllm")
+        client.do("engine", action="add", name="vllm")
 
 
 def test_status_names_the_backend_of_now(gpu: Any, api: Api) -> None:

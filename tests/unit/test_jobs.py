@@ -158,7 +158,7 @@ def test_ls_takes_a_kind_and_filters() -> None:
                            "state": ["FAILED", "IN_QUEUE", "IN_PROGRESS"]}  # fmt: skip
     for arguments, options, said in (
         (("job",), {}, "no list of job. Did you mean jobs?"),
-        (("pods",), {}, "There are: endpoints, jobs"),
+        (("pots",), {}, "There are: pods, endpoints, jobs"),
         ((), {"endpoint": "work"}, "ls jobs --endpoint NAME"),
         (("jobs",), {"state": ["faild"]}, "Did you mean FAILED?"),
         (("jobs",), {"limit": 0}, "from 1 to 10000"),

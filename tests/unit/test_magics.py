@@ -391,12 +391,12 @@ def test_the_live_line_of_warm_says_what_how_long_and_how_much(api: Api) -> None
     from nbgpu import scaleflows
 
     client = Client()
-    before = client.run("deploy", model="Org/M", name="chat").data
+    before = client.do("deploy", model="Org/M", name="chat").data
     api.endpoints["chat"].nbgpu.workers[0].nbgpu.state = "starting"
     api.endpoints["chat"].nbgpu.reason.text = "starting a worker: weights (3 s, usually 21 s)"
     api.endpoints["chat"].nbgpu.cost_so_far = "0.42"
     api.warm_polls = None
-    found = client.run("show", name="chat").data
+    found = client.do("show", name="chat").data
     text, share = scaleflows.waiting(found, before, 0, 1, 3.5)
     assert text == (
         "chat: starting a worker: weights · 3.5 s of typically 21.0 s · $0.01 so far · interrupt to cancel"

@@ -33,7 +33,8 @@ def test_verbs_json_reads_back_as_the_same_verbs() -> None:
 
 
 def test_every_verb_is_there() -> None:
-    expected = "help status deploy scale warm ask ls show why logs events stop start delete chart settings engine key"
+    expected = """help status deploy scale warm ask ls show why logs events stop start delete chart settings engine key
+    open run attach kernel put get ssh port volume secret extend"""
     assert set(expected.split()) <= set(verbs())
     assert {n for n, v in verbs().items() if v.faces == ("cli",)} == {"serve", "shutdown"}
 
@@ -44,7 +45,7 @@ def test_every_verb_has_a_parser_whose_values_are_the_functions_parameters(face:
         name = function.__nbgpu_verb__.name  # type: ignore[attr-defined]
         known = {a.dest for a in parser_for(verbs()[name], face)._actions}
         parameters = set(inspect.signature(function).parameters) - {"context"}
-        kinds = {a.name for a in verbs()[name].arguments if a.kind in ("rest", "cell")}
+        kinds = {a.name for a in verbs()[name].arguments if a.kind in ("rest", "cell", "script")}
         assert parameters - kinds <= known
 
 
@@ -54,7 +55,7 @@ def test_examples_of_every_verb_parse() -> None:
     for verb in verbs().values():
         for example in verb.examples:
             face = "magic" if "magic" in verb.faces else "cli"
-            cell = "text" if verb.cell == "required" else None
+            cell = None if verb.cell == "never" else "text"
             assert parse(words_of(example), face, cell).verb == verb
 
 

@@ -9,7 +9,18 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from nbgpu_backend.api import changes, jobs, keys, nbgpu, problems, prometheus, serverless
+from nbgpu_backend.api import (
+    changes,
+    jobs,
+    keys,
+    nbgpu,
+    pod_inside,
+    pods,
+    problems,
+    prometheus,
+    secrets,
+    serverless,
+)
 from nbgpu_backend.api.router import Router
 from nbgpu_backend.control.core import Core
 from nbgpu_backend.errors import NbgpuError
@@ -23,6 +34,10 @@ def build(core: Core, token: str, version: str, shutdown: Callable[[bool], None]
     """`shutdown(all)` ends the server soon after it returns."""
     app = FastAPI(title="nbgpu", version=version, docs_url=None, redoc_url=None)
     app.include_router(serverless.routes(core))
+    app.include_router(pods.routes(core))
+    app.include_router(pods.volume_routes(core))
+    app.include_router(pod_inside.routes(core))
+    app.include_router(secrets.routes(core))
     app.include_router(nbgpu.routes(core, version, shutdown))
     app.include_router(changes.routes(core))
     app.include_router(jobs.routes(core))
@@ -33,7 +48,7 @@ def build(core: Core, token: str, version: str, shutdown: Callable[[bool], None]
     app.add_exception_handler(ValidationError, problems.on_invalid)
     app.add_exception_handler(HTTPException, problems.on_http)
     services, sink = core.services, core.endpoints.sink
-    access = Access(Token(token), services.keys, services.clock, sink.refused)
+    access = Access(Token(token), services.keys, services.clock, sink.refused, core.pods.of_token)
     known = (core.endpoints, sink, services.clock)
     gateway = Gateway(*known, services.wire, access)
     balancer = Balancer(*known, services.fresh_session, access)

@@ -25,6 +25,7 @@ from nbgpu_backend.schema.summary import (
     Settings,
     SettingsChange,
     ShutdownRequest,
+    Stopped,
     Summary,
     Why,
 )
@@ -36,10 +37,16 @@ PLACES = ("local",)
 def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRouter:
     router = APIRouter(prefix="/nbgpu/v1", tags=["nbgpu"])
     services, endpoints = core.services, core.endpoints
-    state, explainer = services.state, Explainer(endpoints, services)
+    state, explainer, pods = services.state, Explainer(endpoints, core.pods, services), core.pods
 
     def _id(name: str | None) -> str | None:
+        if name and (pod := pods.find(name)) is not None:
+            return pod.id
         return endpoints.get(name).id if name else None
+
+    def _names() -> dict[str, str]:
+        found = {control.id: control.name for control in endpoints.all()}
+        return found | {pod.id: pod.name for pod in pods.all()}
 
     @router.get("/health")
     async def health() -> Health:
@@ -59,7 +66,7 @@ def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRou
 
     @router.get("/why/{subject}")
     async def explain(subject: str) -> Why:
-        """Of an endpoint, a worker (`w-…`) or a request (`req-…`)."""
+        """Of an endpoint, a pod, a worker (`w-…`) or a request (`req-…`)."""
         return await explainer.why(subject)
 
     @router.post("/warm/{endpoint}")
@@ -84,6 +91,9 @@ def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRou
 
     @router.get("/logs/{endpoint}")
     async def logs(endpoint: str, tail: int = Query(100, ge=1, le=5000)) -> LogLines:
+        if (pod := pods.find(endpoint)) is not None:
+            running = pod.instance.id if pod.instance else None
+            return LogLines(worker=running, lines=await core.pod_lines(pod, tail))
         control = endpoints.get(endpoint)
         newest = next(reversed(control.workers.values()), None)
         if newest is None:
@@ -105,7 +115,7 @@ def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRou
         found = await worker_columns(
             services.telemetry, endpoint_id=_id(endpoint), since_us=since_us
         )
-        names = {control.id: control.name for control in endpoints.all()}
+        names = _names()
         ids = found.columns.pop("endpoint_id")
         found.columns["endpoint"] = [names.get(i, i) for i in ids]
         return found
@@ -117,7 +127,7 @@ def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRou
             endpoint_id=_id(endpoint),
             since_us=since_us,
             now_us=services.clock.now(),
-            names={control.id: control.name for control in endpoints.all()},
+            names=_names(),
         )
 
     @router.get("/metrics/cost")
@@ -125,7 +135,7 @@ def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRou
         return await cost_series(
             state.database,
             services.telemetry,
-            endpoint_id=endpoints.get(endpoint).id,
+            endpoint_id=_id(endpoint) or "",
             since_us=since_us,
             now_us=services.clock.now(),
         )
@@ -136,6 +146,7 @@ def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRou
         return Settings(
             rates={place: f"{rate.per_hour:f}" for place, rate in rates.items()},
             rate_sources={place: rate.source for place, rate in rates.items()},
+            lease_pod_s=services.lease_pod_s,
         )
 
     @router.patch("/settings")
@@ -146,7 +157,14 @@ def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRou
                 raise BadRequest(f"There is no place '{place}'.", "This machine is rate.local.")
         for place, per_hour in parsed.items():
             await core.set_rate(place, Rate(per_hour, change.source))
+        if change.lease_pod_s is not None:
+            await core.set_lease(change.lease_pod_s)
         return await settings()
+
+    @router.post("/stop-all")
+    async def stop_all() -> Stopped:
+        """Every pod and every endpoint; returns when nothing of them runs."""
+        return Stopped(stopped=await core.stop_all())
 
     @router.post("/shutdown", status_code=202)
     async def stop(request: ShutdownRequest) -> dict[str, bool]:

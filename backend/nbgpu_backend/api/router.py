@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from nbgpu_backend.errors import Forbidden, NbgpuError, NotFound, Unauthorized
 from nbgpu_backend.schema.common import Problem
 from nbgpu_backend.serving.auth import Access
@@ -14,6 +16,7 @@ from nbgpu_backend.serving.sockets import refuse
 
 PROMETHEUS = "/metrics"
 CHALLENGE = (b"www-authenticate", b'Basic realm="nbgpu"')  # for who opens it in a browser
+TERMINAL = re.compile(r"/nbgpu/v1/pods/[^/]+/terminal")
 NO_SOCKET = NotFound(
     "No websocket is served here.", "Those of a load balancer are at /lb/NAME/.", code="no_route"
 )
@@ -37,7 +40,11 @@ class Router:
         elif Balancer.owns(scope):
             await self._balancer(scope, receive, send)
         elif scope["type"] == "websocket":
-            await refuse(send, NO_SOCKET)
+            refusal = self._refusal(scope) if TERMINAL.fullmatch(scope["path"]) else NO_SOCKET
+            if refusal is not None:
+                await refuse(send, refusal)
+            else:
+                await self._app(scope, receive, send)  # type: ignore[operator]
         elif Gateway.owns(scope["path"]):
             await self._gateway(scope, receive, send)
         elif JobApi.owns(scope["path"]):
@@ -58,6 +65,15 @@ class Router:
             return None
         if scope["path"] == PROMETHEUS and token.password_in(headers):
             return None
+        if (pod := self._access.pod(headers)) is not None:
+            if pod_may(pod, scope.get("method", ""), scope["path"]):
+                return None
+            return Forbidden(
+                "From inside a pod one can look at everything, use endpoints, and end or extend "
+                "that pod; nothing else.",
+                "Do it from the notebook that opened the pod.",
+                code="pod_forbidden",
+            )
         if self._access.finds(headers):
             return Forbidden(
                 "A key opens the models and jobs of its endpoint, and nothing else.",
@@ -67,6 +83,15 @@ class Router:
         return Unauthorized(
             "The token is missing or wrong.", "It stands in NBGPU_HOME/run/backend.json."
         )
+
+
+def pod_may(pod: str, method: str, path: str) -> bool:
+    """What a pod's own token opens beside the endpoints."""
+    own = path.startswith((f"/v2/pods/{pod}/", f"/nbgpu/v1/pods/{pod}/"))
+    hidden = (
+        path.startswith("/nbgpu/v1/pods/") and not own
+    )  # the kernels of others, and their files
+    return own or (method in ("GET", "HEAD") and not hidden)
 
 
 def _problem(error: NbgpuError) -> bytes:

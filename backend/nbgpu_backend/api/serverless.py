@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import AsyncIterator
-
 from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 
+from nbgpu_backend.api.logs import follow
 from nbgpu_backend.control.core import Core
 from nbgpu_backend.control.views import endpoint_view, worker_list
 from nbgpu_backend.errors import NotFound
@@ -20,8 +17,6 @@ from nbgpu_backend.schema.endpoints import (
     UpdateEndpoint,
     WorkerList,
 )
-
-LOG_POLL_S = 0.5
 
 
 def routes(core: Core) -> APIRouter:
@@ -72,28 +67,11 @@ def routes(core: Core) -> APIRouter:
         if found is None:
             raise NotFound(f"'{control.name}' has no worker '{worker}'.", f"See: nbgpu show {control.name}")  # fmt: skip
 
-        async def lines() -> AsyncIterator[str]:
-            if not found.live:
-                for line in found.exit.tail if found.exit else ():
-                    yield f"data: {json.dumps({'line': line})}\n\n"
-                return
-            shown: list[str] = []
-            while found.live:
-                current = await services.provider.logs(found.record.name, max(1, min(tail, 5000)))
-                for line in _added(shown, current):
-                    yield f"data: {json.dumps({'line': line})}\n\n"
-                shown = current
-                await asyncio.sleep(LOG_POLL_S)
+        async def now(count: int) -> list[str]:
+            if found.live:
+                return await services.provider.logs(found.record.name, count)
+            return list(found.exit.tail) if found.exit else []
 
-        return StreamingResponse(lines(), media_type="text/event-stream")
+        return follow(tail, live=lambda: found.live, now=now)
 
     return router
-
-
-def _added(before: list[str], now: list[str]) -> list[str]:
-    """Lines of `now` that come after those of `before` (both are tails of one file)."""
-    for start in range(len(before) + 1):
-        rest = before[start:]
-        if now[: len(rest)] == rest:
-            return now[len(rest) :]
-    return now

@@ -5,4 +5,7 @@ the directory and the verbs on it (deploy, change, stop, start, delete). `endpoi
 one endpoint's workers at the number that `domain.scaling.decide` names; it is woken by every arrival,
 completion and change of a worker, and acts in tasks. `worker.WorkerControl` is the life of one worker: an
 intent row, the launch, readiness, serving, its end, each a transaction with its event.
+
+`pods.Pods` and `pod.PodControl` are the same for pods (PODS.md); `pod_agent.PodAgent` speaks to what runs
+inside of one.
 """

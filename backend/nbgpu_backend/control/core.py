@@ -21,14 +21,17 @@ from nbgpu_backend.control.endpoints import Endpoints
 from nbgpu_backend.control.keys import load as load_keys
 from nbgpu_backend.control.keys import store_uses
 from nbgpu_backend.control.memory import MEASURE_S, MemoryKeeper
+from nbgpu_backend.control.pod import PodControl
+from nbgpu_backend.control.pods import Pods
 from nbgpu_backend.control.records import EndpointRecord, InstanceRecord
 from nbgpu_backend.control.relay_link import RelayLink
 from nbgpu_backend.control.services import Services
+from nbgpu_backend.control.settings import load_lease, store_lease
 from nbgpu_backend.engines import engine
 from nbgpu_backend.errors import DiskError, NbgpuError, NotFound
 from nbgpu_backend.home import Home
 from nbgpu_backend.hub.fetcher import Fetcher
-from nbgpu_backend.providers.base import Exit, Observed, WorkerHost
+from nbgpu_backend.providers.base import Exit, Observed, PodHost, WorkerHost
 from nbgpu_backend.serving.board import JobBoard
 from nbgpu_backend.serving.external import ExternalWorkers
 from nbgpu_backend.serving.keys import Keyring
@@ -62,6 +65,11 @@ class Core:
         """`files`: those of jobs, from before this backend."""
         self.services = services
         self.endpoints = Endpoints(services)
+        host = services.provider.pods
+        assert host is not None  # every provider that there is can run pods
+        self.pod_host: PodHost = host
+        self.pods = Pods(services, host, lambda name: self.endpoints.find(name) is not None)
+        self.endpoints.others = lambda name: self.pods.find(name) is not None
         self.orphans: dict[str, Observed] = {}
         self.streams: set[Callable[[], None]] = set()  # each ends one stream of events
         self.started_us = services.clock.now()
@@ -77,12 +85,13 @@ class Core:
         telemetry = open_database(home.telemetry_db, "telemetry", linger_s=FLUSH_S)
         book = Ledger()
 
-        def read(connection: Connection) -> tuple[str, dict[str, Rate], Keyring]:
+        def read(connection: Connection) -> tuple[str, dict[str, Rate], Keyring, float]:
             Ledger.write_missed_ends(connection)
             book.load(connection)
-            return installation_id(connection), load(connection), load_keys(connection, clock)
+            keys = load_keys(connection, clock)
+            return installation_id(connection), load(connection), keys, load_lease(connection)
 
-        installation, rates, keys = await state.database.writer.write(read)
+        installation, rates, keys, lease_s = await state.database.writer.write(read)
         jobs, upstream = JobStore(state.database, home.jobs), session()
         files = await asyncio.to_thread(jobs.files)
         return cls(
@@ -107,6 +116,7 @@ class Core:
                 externals=ExternalWorkers(clock),
                 engine=lambda name: engine(name, home),
                 rates=rates,
+                lease_pod_s=lease_s,
             ),
             files,
         )
@@ -115,7 +125,9 @@ class Core:
         """Load the endpoints, adopt their workers, begin the books."""
         await self._load_endpoints()
         await self._load_jobs()
+        await self.pods.load()
         await self._adopt()
+        self.pods.begin()
         await self._settle_orphaned_jobs()
         for work in (
             self._keep_alive(),
@@ -149,7 +161,7 @@ class Core:
                 c.stop_workers("shutdown", "everything was shut down", STOP_ALL_GRACE_S)
                 for c in self.endpoints.all()
             ]
-            await asyncio.gather(*work)
+            await asyncio.gather(*work, self.pods.stop_all("shutdown", "everything was shut down"))
             await self._find_late()
             for name in list(self.orphans):
                 await self._end_orphan(name)
@@ -158,6 +170,7 @@ class Core:
                     await self.services.provider.stop_parent(parent.key)
         for control in self.endpoints.all():
             await control.close()
+        await self.pods.close()
         self.services.webhooks.close()
         self.services.externals.close()
         self.services.wire.close()
@@ -199,6 +212,36 @@ class Core:
         for control in self.endpoints.all():
             for worker in control.live_workers():
                 worker.rate_changed(old, rate)
+        for pod in self.pods.all():
+            pod.renew_soon()  # what its `max_cost` comes to has changed
+
+    async def set_lease(self, seconds: float) -> None:
+        """How long a pod that nobody uses outlives the backend; told to those that run at once."""
+        services, now = self.services, self.services.clock.now()
+        text = f"The lease of pods is {seconds:g} s now"
+        await services.state.commit(
+            lambda c: store_lease(c, seconds, now), Draft(now, "settings.changed", text)
+        )
+        services.lease_pod_s = seconds
+        for pod in self.pods.all():
+            pod.renew_soon()
+
+    async def pod_lines(self, control: PodControl, count: int) -> list[str]:
+        """The last lines of its log, also of one that has ended."""
+        if control.instance is not None:
+            with contextlib.suppress(NbgpuError):
+                return await self.services.provider.logs(control.instance.name, count)
+        return list(control.tail)[-count:]
+
+    async def stop_all(self) -> list[str]:
+        """The panic button: every pod and every endpoint. Names of those that ran."""
+        open_now = [control for control in self.endpoints.all() if not control.record.stopped]
+        stopping = asyncio.gather(*(self.endpoints.stop(control) for control in open_now))
+        try:
+            pods = await self.pods.stop_all("stopped", "everything was stopped by you")
+        finally:
+            await stopping
+        return [*pods, *(control.name for control in open_now)]
 
     # --- beginnings -----------------------------------------------------------------------------
 
@@ -286,7 +329,8 @@ class Core:
             seen = found.pop(record.name, None) or Observed(name=record.name, state="gone")
             control = self.endpoints.by_id(record.endpoint_id)
             if control is None:
-                found[record.name] = seen  # its endpoint was deleted
+                if not await self.pods.adopt(record, seen, seen.exit or await self._lost(record)):
+                    found[record.name] = seen  # its owner was deleted
                 continue
             if seen.state == "running":
                 key = await services.provider.read_secret(record.name, "key")
@@ -312,6 +356,7 @@ class Core:
         services = self.services
         for seen in await services.provider.list_owned(services.installation):
             known = {w.record.name for c in self.endpoints.all() for w in c.workers.values()}
+            known |= {p.instance.name for p in self.pods.all() if p.instance is not None}
             if seen.state == "running" and seen.name not in known | self.orphans.keys():
                 self._disown(seen)
 

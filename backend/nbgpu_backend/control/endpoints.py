@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -35,6 +36,7 @@ class Endpoints:
     """Implements serving.target.Directory."""
 
     def __init__(self, services: Services) -> None:
+        self.others: Callable[[str], bool] = lambda name: False  # is it the name of something else?
         self.sink = RecordSink(self.by_id, services.recorder, services.pulse, services.tallies)
         self._services = services
         self._by_id: dict[str, EndpointControl] = {}
@@ -89,6 +91,10 @@ class Endpoints:
     async def _deploy(self, spec: CreateEndpoint) -> tuple[EndpointControl, str, list[Change]]:
         existing = self._by_name.get(spec.name)
         if existing is None:
+            if self.others(spec.name):
+                raise Conflict(
+                    f"'{spec.name}' is a pod.", "Choose another --name.", code="name_taken"
+                )
             prepared = await prepare(spec, self._services)
             return await self._create(spec, prepared), "created", []
         if not spec.nbgpu.converge:

@@ -43,6 +43,10 @@ class MemoryKeeper:
         self._names[holder], self._evict[holder] = name, evict
         self.table.reserve(holder, needed, now=self._clock.elapsed())
 
+    def reserve_pod(self, holder: str, needed: int) -> None:
+        """It is never evicted, and its agent tells what it holds."""
+        self.table.reserve(holder, needed, kind="pod", now=self._clock.elapsed())
+
     def parked(self, holder: str, on: bool) -> None:
         self.table.parked(holder, on, self._clock.elapsed())
 

@@ -28,6 +28,8 @@ from nbgpu_backend.telemetry.pulse import Pulse
 from nbgpu_backend.telemetry.recorder import Recorder
 from nbgpu_backend.telemetry.tallies import Tallies
 
+LEASE_POD_S = 900.0
+
 
 @dataclass(slots=True)
 class Services:
@@ -54,6 +56,7 @@ class Services:
     url: str = ""  # of this backend, known once it is bound
     tallies: Tallies = field(default_factory=Tallies)
     rates: dict[str, Rate] = field(default_factory=dict)  # place -> dollars an hour
+    lease_pod_s: float = LEASE_POD_S  # a pod that nobody uses outlives the backend by so long
 
     def __post_init__(self) -> None:
         self.builder = Builder(self.home)

@@ -13,7 +13,9 @@ from nbgpu_backend.billing.costs import rows_since
 from nbgpu_backend.billing.ledger import interval
 from nbgpu_backend.control.endpoint import EndpointControl
 from nbgpu_backend.control.endpoints import Endpoints
+from nbgpu_backend.control.pods import Pods
 from nbgpu_backend.control.services import Services
+from nbgpu_backend.control.why_pod import pod_why
 from nbgpu_backend.control.wording import at, size, span
 from nbgpu_backend.control.worker import WorkerControl
 from nbgpu_backend.domain.dispatch import QUEUED, Ticket
@@ -35,12 +37,19 @@ TIERS = {
 
 
 class Explainer:
-    def __init__(self, endpoints: Endpoints, services: Services) -> None:
+    def __init__(self, endpoints: Endpoints, pods: Pods, services: Services) -> None:
         self._endpoints = endpoints
+        self._pods = pods
         self._services = services
 
     async def why(self, subject: str) -> Why:
-        """`subject` is an endpoint's name or id, a worker's id or a request's. Raises NotFound."""
+        """`subject` is an endpoint's or a pod's name or id, a worker's id or a request's. Raises
+        NotFound."""
+        if (pod := self._pods.find(subject)) is not None:
+            services = self._services
+            events_ = await services.state.last_events(pod.id, HISTORY)
+            history = [_line(event, services.clock.now()) for event in events_]
+            return pod_why(pod, self._pods, services, history)
         if self._endpoints.find(subject) is None:  # one may be named w-1
             if subject.startswith("w-"):
                 return await self._worker(subject)

@@ -1,7 +1,6 @@
 """How workers are started and spoken to.
 
     base.py     what an engine is
-    venv.py     an environment that is built once; pip.py runs pip for it
     vllm/       vLLM's CPU edition
     handler/    a Python file that calls runpod.serverless.start
     command/    any OpenAI-compatible server, by its command line

@@ -7,7 +7,8 @@ same as the one before it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -46,6 +47,11 @@ class LaunchSpec:
     )
     gpu_count: int = 0
     oom_score_adj: int = 0  # what the kernel ends first when memory is out; see proc(5)
+    until_us: int | None = None  # UTC: the end, whatever it does
+    busy_file: str | None = None  # touched while it works: an expired lease waits for that
+    memory_bytes: int | None = None  # of all its processes; above it they are killed
+    process_limit: int | None = None
+    spare_leader: bool = False  # TERM is for what runs in the sandbox, not for the sandbox
     parent: ParentSpec | None = None  # fork it from there; where that fails `argv` is exec'ed
 
 
@@ -64,7 +70,8 @@ class Launched:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How an instance ended. `reason` is `exit` (by itself), `asked`, `lease`, `exec`, `lost` …"""
+    """How an instance ended. `reason` is `exit` (by itself), `asked`, `lease`, `until`, `memory`,
+    `processes`, `exec`, `lost` …"""
 
     code: int | None
     signal: int | None
@@ -147,11 +154,106 @@ class ParentHost(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """`name` is the type, as one asks for it."""
+
+    index: int
+    uuid: str
+    name: str
+    memory: int | None  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PodPlan:
+    """What a host must know of a pod to make room for it and to start it."""
+
+    id: str
+    name: str
+    volume: str  # the id of what /workspace is
+    requirements: tuple[str, ...] = ()
+    network: Literal["host", "none"] = "host"
+    gpus: tuple[Gpu, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PodCommand:
+    """How its agent is started. `spare_leader`: inside of a sandbox."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str
+    spare_leader: bool
+    busy_file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Separation:
+    """`text` says in words what keeps a pod from the rest of the machine, or why so little does."""
+
+    level: Literal["bubblewrap", "process"]
+    text: str
+
+
+class PodHost(Protocol):
+    """The capability to run pods: their folders, their environments, the way to their agents."""
+
+    async def separation(self) -> Separation:
+        """Found out by trying, once."""
+        ...
+
+    async def gpus(self) -> Sequence[Gpu]:
+        """Those that a pod could have; who has one is the caller's to know."""
+        ...
+
+    async def no_images(self) -> str:
+        """Why no image can be run here."""
+        ...
+
+    async def prepare(self, plan: PodPlan, told: Callable[[str], None]) -> None:
+        """Make its folders and its environment; `told` gets a few words on what is done.
+
+        Cancelling ends all that was started. Raises EngineMissing (pip), DiskError.
+        """
+        ...
+
+    async def command(
+        self, plan: PodPlan, config: Mapping[str, Any], env: Mapping[str, str]
+    ) -> PodCommand:
+        """`config` is for the agent, `env` for the kernel and what it starts."""
+        ...
+
+    async def connect(self, pod_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to its agent. Raises OSError."""
+        ...
+
+    def kernel_sockets(self, pod_id: str) -> str:
+        """What the paths of its kernel's sockets begin with, on the machine of the backend."""
+        ...
+
+    def workspace(self, volume: str) -> str:
+        """The folder of a volume, for a person."""
+        ...
+
+    async def erase(self, pod_id: str) -> None:
+        """Its home and all that is kept for it; not its volume."""
+        ...
+
+    async def erase_volume(self, volume: str) -> None: ...
+
+    async def volume_bytes(self, volume: str) -> int: ...
+
+
 class WorkerHost(ParentHost, Protocol):
     """The capability to run workers. All calls are coroutines; none blocks the event loop.
 
     Errors: `Unavailable` when a launch fails, with the reason; `NotFound` for an unknown name.
     """
+
+    @property
+    def pods(self) -> PodHost | None:
+        """None: it runs no pods."""
+        ...
 
     async def launch(self, spec: LaunchSpec) -> Launched: ...
 
@@ -161,8 +263,8 @@ class WorkerHost(ParentHost, Protocol):
         """Return when the instance has ended, at once if it has already."""
         ...
 
-    async def renew(self, name: str, ttl_s: float) -> bool:
-        """Extend the lease; False when the instance is stopping or gone."""
+    async def renew(self, name: str, ttl_s: float, until_us: int | None = None) -> bool:
+        """Extend the lease, and say when it ends in any case; False when it is stopping or gone."""
         ...
 
     async def pause(self, name: str, oom_score_adj: int) -> bool:

@@ -89,7 +89,7 @@ class Why(Model):
     The subject is an endpoint, a worker, or a request that is held or was recorded.
     """
 
-    subject: Literal["endpoint", "worker", "request"] = "endpoint"
+    subject: Literal["endpoint", "pod", "worker", "request"] = "endpoint"
     name: str
     endpoint: str = ""
     state: str
@@ -138,10 +138,14 @@ class Settings(Model):
 
     rates: dict[str, str]
     rate_sources: dict[str, str]
+    lease_pod_s: float = Field(
+        900, description="a pod that nobody uses outlives the backend by so long"
+    )
 
 
 class SettingsChange(Request):
     rates: dict[str, str] = {}
+    lease_pod_s: float | None = Field(None, ge=1, le=604_800)
     source: str = "set by hand"
 
 
@@ -150,6 +154,12 @@ class LogLines(Model):
 
     worker: str | None
     lines: list[str]
+
+
+class Stopped(Model):
+    """Names of what ran."""
+
+    stopped: list[str]
 
 
 class ShutdownRequest(Request):

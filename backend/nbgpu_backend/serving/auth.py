@@ -46,15 +46,22 @@ def bearer(headers: Mapping[bytes, bytes]) -> bytes:
 
 
 class Access:
-    """`refused(endpoint_id, route)` is told of every request that a key's limit keeps out."""
+    """`refused(endpoint_id, route)` is told of every request that a key's limit keeps out. `pod_of` gives
+    the id of the pod that a token was given to: from there all endpoints can be used."""
 
     def __init__(
-        self, token: Token, keys: Keyring, clock: Clock, refused: Callable[[str, str], None]
+        self,
+        token: Token,
+        keys: Keyring,
+        clock: Clock,
+        refused: Callable[[str, str], None],
+        pod_of: Callable[[bytes], str | None] = lambda given: None,
     ) -> None:
         self.token = token
         self._keys = keys
         self._clock = clock
         self._refused = refused
+        self._pod_of = pod_of
 
     def of(self, headers: Mapping[bytes, bytes]) -> Key | None:
         """The key that was given; None for the token. Raises Unauthorized."""
@@ -62,6 +69,8 @@ class Access:
         if self.token.equals(given):
             return None
         key = self._keys.find(given)
+        if key is None and self.pod(headers) is not None:
+            return None
         if key is None:
             raise Unauthorized(
                 "The API key is missing or wrong.",
@@ -73,7 +82,14 @@ class Access:
 
     def opens(self, headers: Mapping[bytes, bytes]) -> bool:
         """Is it the token, or a key that is in force?"""
-        return self.token.given_in(headers) or self.finds(headers)
+        if self.token.given_in(headers) or self.finds(headers):
+            return True
+        return self.pod(headers) is not None
+
+    def pod(self, headers: Mapping[bytes, bytes]) -> str | None:
+        """The id of the pod that asks with its own token."""
+        given = bearer(headers)
+        return self._pod_of(given) if given else None
 
     def finds(self, headers: Mapping[bytes, bytes]) -> bool:
         """Is it a key that is in force, whatever it opens?"""

@@ -57,14 +57,45 @@ endpoints = Table(
 )
 Index("endpoint_names", endpoints.c.name, unique=True, sqlite_where=text("deleted_us IS NULL"))
 
+pods = Table(
+    "pods",
+    state,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("spec", JSON, nullable=False),  # schema.CreatePod as it is in force
+    Column("version", Integer, nullable=False),
+    Column("wanted", String, nullable=False),  # running or stopped
+    Column("reason", JSON(none_as_null=True)),  # Reason of its last end, or of a failure
+    Column("failed", Integer, nullable=False),
+    Column("volume_id", String, nullable=False),
+    Column("token_hash", Bytes),  # SHA-256 of what opens the backend from inside
+    Column("kept_until_us", BigInteger),  # it was extended: not idle before that
+    Column("created_us", BigInteger, nullable=False),
+    Column("deleted_us", BigInteger),
+)
+Index("pod_names", pods.c.name, unique=True, sqlite_where=text("deleted_us IS NULL"))
+
+# What /workspace is. One with a pod's id goes with that pod; the others are network volumes.
+volumes = Table(
+    "volumes",
+    state,
+    Column("id", String, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("size_gb", Integer, nullable=False),
+    Column("place", String, nullable=False),
+    Column("type", String, nullable=False),
+    Column("pod_id", String),
+    Column("created_us", BigInteger, nullable=False),
+    Column("deleted_us", BigInteger),
+)
+
+# Workers of endpoints, and pods. An owner is an endpoint or a pod; so it is in `ledger` and in `events`.
 instances = Table(
     "instances",
     state,
-    Column(
-        "id", String, primary_key=True
-    ),  # the worker's id: new at every launch, never used again
+    Column("id", String, primary_key=True),  # new at every launch, never used again
     Column("name", String, nullable=False, unique=True),
-    Column("endpoint_id", String, nullable=False, index=True),
+    Column("endpoint_id", String, nullable=False, index=True),  # of its owner
     Column("provider", String, nullable=False),
     Column("generation", Integer, nullable=False),
     Column("endpoint_version", Integer, nullable=False),

@@ -2,7 +2,9 @@ import { URLExt } from '@jupyterlab/coreutils';
 import { ServerConnection } from '@jupyterlab/services';
 import { Piece, pieces } from './answer';
 import { Failure, failure, ofResponse } from './problem';
-import type { Changes, Endpoint, Key, KeyList, NewKey, Settings, WorkerLimits, Why } from './schema';
+import type {
+  Changes, Endpoint, Key, KeyList, NewKey, Pod, Settings, Volume, VolumeList, WorkerLimits, Why
+} from './schema';
 
 /** What a deploy asks for: the part of a create request that the panel sets. */
 export interface Deploy {
@@ -23,6 +25,21 @@ export interface Wanted {
   perMinute?: number;
   /** requests and jobs in progress */
   atOnce?: number;
+}
+
+/** A pod that is asked for: the part of a create request that the panel sets. */
+export interface OpenPod {
+  name: string;
+  cpu?: { vcpuCount: number };
+  gpu?: { ids: string[]; count: number };
+  nbgpu: {
+    place: { on: string; cpu: number | null; gpu: string[] };
+    limits: { idleStopS: number | null; untilUs?: number };
+    /** lines of a requirements file */
+    requirements?: string[];
+    /** the name of a network volume, made if it is not there */
+    volume?: string;
+  };
 }
 
 export interface Question {
@@ -80,6 +97,33 @@ export class Client {
 
   async remove(name: string): Promise<void> {
     await this._send('DELETE', `v2/serverless/${encodeURIComponent(name)}`);
+  }
+
+  async openPod(body: OpenPod): Promise<Pod> {
+    return (await this._json('POST', 'v2/pods', body)) as Pod;
+  }
+
+  /** In full, with its gauges. */
+  async pod(name: string): Promise<Pod> {
+    return (await this._json('GET', `v2/pods/${encodeURIComponent(name)}`)) as Pod;
+  }
+
+  async actPod(name: string, action: 'start' | 'stop'): Promise<Pod> {
+    return (await this._json('POST', `v2/pods/${encodeURIComponent(name)}/action`, { action })) as Pod;
+  }
+
+  /** Its home goes, and its own volume unless that is kept. */
+  async removePod(name: string, keepVolume: boolean): Promise<void> {
+    await this._send('DELETE', `v2/pods/${encodeURIComponent(name)}${keepVolume ? '?keepVolume=true' : ''}`);
+  }
+
+  /** It ends by itself no sooner than so many seconds from now. */
+  async extend(name: string, seconds: number): Promise<Pod> {
+    return (await this._json('POST', `nbgpu/v1/pods/${encodeURIComponent(name)}/extend`, { seconds })) as Pod;
+  }
+
+  async volumes(): Promise<Volume[]> {
+    return ((await this._json('GET', 'v2/network-volumes')) as VolumeList).networkVolumes;
   }
 
   async settings(): Promise<Settings> {

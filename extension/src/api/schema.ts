@@ -536,6 +536,8 @@ export interface RuntimePort {
 export interface Settings {
   rates: Record<string, string>;
   rateSources: Record<string, string>;
+  /** a pod that nobody uses outlives the backend by so long */
+  leasePodS: number;
 }
 
 /** What came first in the order of choice and was not taken. */
@@ -559,6 +561,28 @@ export interface Summary {
   orphans: Orphan[];
 }
 
+export interface Volume {
+  id: string;
+  name: string;
+  size: number;
+  dataCenter: string;
+  type: 'STANDARD' | 'HIGH_PERFORMANCE';
+  nbgpu: VolumeExtras;
+}
+
+export interface VolumeExtras {
+  path: string;
+  /** names of those that use it */
+  pods: string[];
+  /** UTC, microseconds since 1970 */
+  createdUs: number;
+  bytesUsed: number | null;
+}
+
+export interface VolumeList {
+  networkVolumes: Volume[];
+}
+
 /** Workers are kept up until then, asked or not. */
 export interface Warmth {
   /** UTC, microseconds since 1970 */
@@ -568,7 +592,7 @@ export interface Warmth {
 
 /** What a person asks: why is it in this state, since when, at what cost, and what can I do? */
 export interface Why {
-  subject: 'endpoint' | 'worker' | 'request';
+  subject: 'endpoint' | 'pod' | 'worker' | 'request';
   name: string;
   endpoint: string;
   state: string;

@@ -1,20 +1,23 @@
 import { ISignal, Signal } from '@lumino/signaling';
-import type { Client, Deploy, Limits } from '../api/client';
+import type { Client, Deploy, Limits, OpenPod } from '../api/client';
 import { Failure, failure } from '../api/problem';
 import type { State } from './state';
 
-export type Doing = 'stopping' | 'starting' | 'deleting' | 'warming' | 'cooling';
+export type Doing = 'stopping' | 'starting' | 'deleting' | 'warming' | 'cooling' | 'extending';
 
 /** Stops that run at one time: each may wait for a worker to end. */
 const AT_ONCE = 4;
 
-/** What can be done to endpoints, what is being done, and what failed. */
+/** What can be done to endpoints and pods, what is being done, and what failed: their names are of one space. */
 export class Actions {
   readonly doing = new Map<string, Doing>();
   readonly failed = new Map<string, Failure>();
 
   constructor(
-    private readonly _client: Pick<Client, 'act' | 'create' | 'remove' | 'scale' | 'warm'>,
+    private readonly _client: Pick<
+      Client,
+      'act' | 'create' | 'remove' | 'scale' | 'warm' | 'openPod' | 'actPod' | 'removePod' | 'extend'
+    >,
     private readonly _state: Pick<State, 'refresh'>
   ) {}
 
@@ -24,22 +27,12 @@ export class Actions {
 
   /** Throws a Failure. */
   async deploy(request: Deploy): Promise<void> {
-    try {
-      await this._client.create(request);
-    } catch (thrown) {
-      throw failure(thrown);
-    }
-    await this._state.refresh();
+    await this._then(this._client.create(request));
   }
 
   /** Throws a Failure. */
   async scale(name: string, workers: Partial<Limits>): Promise<void> {
-    try {
-      await this._client.scale(name, workers);
-    } catch (thrown) {
-      throw failure(thrown);
-    }
-    await this._state.refresh();
+    await this._then(this._client.scale(name, workers));
   }
 
   /** Keep workers up for a while, asked or not; 0 seconds end that. */
@@ -69,11 +62,42 @@ export class Actions {
     return this._do(name, 'deleting', () => this._client.remove(name));
   }
 
+  /** Throws a Failure. */
+  async open(request: OpenPod): Promise<void> {
+    await this._then(this._client.openPod(request));
+  }
+
+  startPod(name: string): Promise<void> {
+    return this._do(name, 'starting', () => this._client.actPod(name, 'start'));
+  }
+
+  stopPod(name: string): Promise<void> {
+    return this._do(name, 'stopping', () => this._client.actPod(name, 'stop'));
+  }
+
+  removePod(name: string, keepVolume: boolean): Promise<void> {
+    return this._do(name, 'deleting', () => this._client.removePod(name, keepVolume));
+  }
+
+  /** It ends by itself no sooner than so many seconds from now. */
+  extend(name: string, seconds: number): Promise<void> {
+    return this._do(name, 'extending', () => this._client.extend(name, seconds));
+  }
+
   /** The person has read what failed. */
   forget(name: string): void {
     if (this.failed.delete(name)) {
       this._changed.emit();
     }
+  }
+
+  private async _then(done: Promise<unknown>): Promise<void> {
+    try {
+      await done;
+    } catch (thrown) {
+      throw failure(thrown);
+    }
+    await this._state.refresh();
   }
 
   private async _do(name: string, doing: Doing, act: () => Promise<unknown>): Promise<void> {

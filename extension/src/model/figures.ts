@@ -20,8 +20,11 @@ export function rateAt(row: EndpointRow, at: number, now: number): number {
   return lastMinute.reduce((sum, n) => sum + n, 0) / 60;
 }
 
+/** What costs. */
+export type Priced = Pick<EndpointRow, 'costSoFar' | 'ratePerHour'>;
+
 /** Dollars so far: the rate runs on. */
-export function costAt(row: EndpointRow, at: number, now: number): number {
+export function costAt(row: Priced, at: number, now: number): number {
   return Number(row.costSoFar) + (Number(row.ratePerHour) * Math.max(0, now - at)) / PER_HOUR_MS;
 }
 

@@ -50,6 +50,18 @@ export function span(seconds: number): string {
   return `${whole} s`;
 }
 
+/** Bytes: `812 MB`, `1.2 GB`. */
+export function size(bytes: number): string {
+  let count = bytes;
+  for (const unit of ['B', 'kB', 'MB', 'GB']) {
+    if (count < 1000) {
+      return `${count.toFixed(unit === 'B' || unit === 'kB' || count >= 100 ? 0 : 1)} ${unit}`;
+    }
+    count /= 1000;
+  }
+  return `${count.toFixed(1)} TB`;
+}
+
 /** Seconds as the magics read them: `45s`, `5m`, `1h`. */
 export function duration(seconds: number): string {
   for (const [size, unit] of [[86400, 'd'], [3600, 'h'], [60, 'm']] as const) {

@@ -1,6 +1,6 @@
 import { ISignal, Signal } from '@lumino/signaling';
 import { Failure, failure } from '../api/problem';
-import type { Changes, EndpointRow, Event, Summary } from '../api/schema';
+import type { Changes, EndpointRow, Event, PodRow, Summary } from '../api/schema';
 
 /** What the event bus says: something changed, and up to which number. */
 export interface Wake {
@@ -68,6 +68,15 @@ export class State {
 
   endpoint(name: string): EndpointRow | undefined {
     return this.summary?.endpoints.find(row => row.name === name);
+  }
+
+  pod(name: string): PodRow | undefined {
+    return this.summary?.pods.find(row => row.name === name);
+  }
+
+  /** The names that are taken: pods and endpoints share one space. */
+  names(): string[] {
+    return [...(this.summary?.endpoints ?? []), ...(this.summary?.pods ?? [])].map(row => row.name);
   }
 
   /** Whether the panel can be seen. The first look reads everything. */

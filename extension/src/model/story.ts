@@ -1,5 +1,6 @@
 import type { EndpointRow, Why } from '../api/schema';
 import { dollars, span } from './format';
+import { workerRate } from './workers';
 
 /** A part of a next step: what can be typed, or what is said about it. */
 export interface Step {
@@ -37,6 +38,12 @@ export function figures(why: Why, elapsed: number, rate: number): [label: string
     found.push(['phases', why.phases.map(phase => `${phase.name} ${span(phase.seconds)}`).join(', ')]);
   }
   return found;
+}
+
+/** Dollars an hour of what an answer is about. */
+export function toldRate(told: Why, row: EndpointRow): number {
+  const worker = row.workers.find(one => one.id === told.name);
+  return told.subject === 'endpoint' ? Number(row.ratePerHour) : worker ? workerRate(worker, row) : 0;
 }
 
 /** What the row says of a subject: when it is another, so is the story. */

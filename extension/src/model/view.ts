@@ -1,10 +1,11 @@
 import { ISignal, Signal } from '@lumino/signaling';
 import { Draft, EMPTY } from './deployment';
 import type { KeysShown } from './keys';
+import { NO_POD, PodDraft } from './opening';
 import type { Sort } from './order';
 import type { ScaleDraft } from './scaling';
 
-/** What the person has set the panel to; the names are of endpoints. */
+/** What the person has set the panel to; the names are of endpoints and pods, which share one space. */
 export class View {
   search = '';
   sort: Sort = 'cost';
@@ -19,6 +20,10 @@ export class View {
   scaling: ScaleDraft | null = null;
   /** The keys of the open row, null while they are closed: a secret goes with them. */
   keys: KeysShown | null = null;
+  /** The form that opens a pod, null while it is closed. */
+  pod: PodDraft | null = null;
+  /** The pod whose events are shown in its open row. */
+  events: string | null = null;
   /** What is asked why about in the open row: its name, or a worker's id. */
   why: string | null = null;
   /** Its answer has not been seen yet: it is brought into view once, not each time its row is drawn again. */
@@ -28,23 +33,28 @@ export class View {
     return this._changed;
   }
 
-  set(what: Partial<Pick<View, 'search' | 'sort' | 'open' | 'reveal' | 'draft' | 'scaling' | 'keys' | 'why'>>): void {
+  set(what: Partial<Pick<View, 'search' | 'sort' | 'open' | 'reveal' | 'draft' | 'scaling' | 'keys' | 'pod' | 'events' | 'why'>>): void {
     Object.assign(this, what);
     this._changed.emit();
   }
 
   toggle(name: string): void {
-    this.set({ open: this.open === name ? null : name, scaling: null, keys: null, why: null });
+    this.set({ open: this.open === name ? null : name, scaling: null, keys: null, events: null, why: null });
   }
 
   /** Open a row, whatever the search was, and bring it into view. */
   show(name: string): void {
-    const other = this.open === name ? {} : { scaling: null, keys: null, why: null };
+    const other = this.open === name ? {} : { scaling: null, keys: null, events: null, why: null };
     this.set({ search: '', open: name, reveal: name, ...other });
   }
 
   edit(change: Partial<Draft>): void {
     this.set({ draft: { ...(this.draft ?? EMPTY), ...change } });
+  }
+
+  /** Of the form that opens a pod. */
+  repod(change: Partial<PodDraft>): void {
+    this.set({ pod: { ...(this.pod ?? NO_POD), ...change } });
   }
 
   /** Of the scale form, if that is still open. */
@@ -87,7 +97,7 @@ export class View {
     const there = new Set(names);
     const left = [...this.selected].filter(name => there.has(name));
     const open = this.open !== null && there.has(this.open) ? this.open : null;
-    // An endpoint that was just made may not be in the summary yet.
+    // What was just made may not be in the summary yet.
     if (left.length !== this.selected.size || (open !== this.open && this.reveal === null)) {
       this.selected = new Set(left);
       this.open = this.reveal === null ? open : this.open;

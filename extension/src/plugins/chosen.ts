@@ -1,29 +1,56 @@
 import { InputDialog, Notification } from '@jupyterlab/apputils';
 import type { ReadonlyPartialJSONObject } from '@lumino/coreutils';
+import type { EndpointRow, PodRow } from '../api/schema';
 import type { INbgpu } from '../tokens';
 
 /** As commands describe the argument that names it. */
 export const NAME = { type: 'string', description: 'of the endpoint; by default the open one' } as const;
+export const POD = { type: 'string', description: 'of the pod; by default the open one' } as const;
 
-/** The endpoint of a command: the one that is named, the open one, the only one, or the one that is chosen. */
-export async function chosen(nbgpu: INbgpu, title: string, args: ReadonlyPartialJSONObject): Promise<string | null> {
+/** Of which rows a command chooses. */
+export interface Choice<T> {
+  what: string;
+  rows: (nbgpu: INbgpu) => readonly T[];
+}
+
+const ENDPOINT: Choice<EndpointRow> = { what: 'endpoint', rows: ({ state }) => state.summary?.endpoints ?? [] };
+
+/** Those that have a kernel. */
+export const RUNNING: Choice<PodRow> = {
+  what: 'running pod',
+  rows: ({ state }) => (state.summary?.pods ?? []).filter(row => row.kernelspec !== null)
+};
+
+/** The row of a command: the one that is named, the open one, the only one, or the one that is chosen. */
+export async function chosenRow<T extends { name: string }>(
+  nbgpu: INbgpu,
+  title: string,
+  args: ReadonlyPartialJSONObject,
+  { what, rows }: Choice<T>
+): Promise<T | null> {
   const { state, view } = nbgpu;
-  if (!state.summary || (typeof args.name === 'string' && !state.endpoint(args.name))) {
+  const find = (name: unknown): T | undefined => rows(nbgpu).find(row => row.name === name);
+  if (!state.summary || (typeof args.name === 'string' && !find(args.name))) {
     await state.refresh(); // it may have been made just now
   }
-  const names = (state.summary?.endpoints ?? []).map(row => row.name);
   if (typeof args.name === 'string') {
-    if (names.includes(args.name)) {
-      return args.name;
+    const found = find(args.name);
+    if (!found) {
+      Notification.error(`There is no ${what} ${args.name}.`);
     }
-    Notification.error(`There is no endpoint ${args.name}.`);
-    return null;
+    return found ?? null;
   }
-  if (view.open !== null && names.includes(view.open)) {
-    return view.open;
-  }
-  if (names.length < 2) {
-    return names[0] ?? null;
-  }
-  return (await InputDialog.getItem({ title, label: 'Endpoint', items: [...names].sort() })).value;
+  const items = rows(nbgpu).map(row => row.name).sort();
+  const name =
+    view.open !== null && items.includes(view.open)
+      ? view.open
+      : items.length < 2
+        ? items[0]
+        : (await InputDialog.getItem({ title, label: 'Name', items })).value;
+  return find(name) ?? null;
+}
+
+/** The name of an endpoint, likewise. */
+export async function chosen(nbgpu: INbgpu, title: string, args: ReadonlyPartialJSONObject): Promise<string | null> {
+  return (await chosenRow(nbgpu, title, args, ENDPOINT))?.name ?? null;
 }

@@ -1,6 +1,7 @@
 import type { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
 import { Client } from '../api/client';
 import { Actions } from '../model/actions';
+import { Specs } from '../model/specs';
 import { State, Wake } from '../model/state';
 import { Trials } from '../model/trial';
 import { View } from '../model/view';
@@ -16,7 +17,7 @@ function isWake(found: object): found is Wake {
 
 export const core: JupyterFrontEndPlugin<INbgpu> = {
   id: 'nbgpu:core',
-  description: 'The endpoints of nbgpu: read when Jupyter’s event bus says that something changed.',
+  description: 'The endpoints and pods of nbgpu: read when Jupyter’s event bus says that something changed.',
   autoStart: true,
   provides: INbgpu,
   activate: (app: JupyterFrontEnd): INbgpu => {
@@ -32,6 +33,7 @@ export const core: JupyterFrontEndPlugin<INbgpu> = {
     return {
       client,
       state,
+      specs: new Specs(state, app.serviceManager.kernelspecs),
       view,
       actions: new Actions(client, state),
       trials: new Trials((name, question, signal) => client.ask(name, question, signal))

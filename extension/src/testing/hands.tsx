@@ -11,7 +11,7 @@ import { State } from '../model/state';
 import { Trials } from '../model/trial';
 import { View } from '../model/view';
 import { Hands, HandsProvider } from '../view/context';
-import { changes, newKey, why as story } from './samples';
+import { changes, newKey, podInFull, why as story } from './samples';
 
 export function fake(answer: Changes = changes(0), pieces: Piece[] = []) {
   const client = {
@@ -21,7 +21,11 @@ export function fake(answer: Changes = changes(0), pieces: Piece[] = []) {
     create: vi.fn(() => Promise.resolve(null as never)),
     remove: vi.fn(() => Promise.resolve()),
     scale: vi.fn(() => Promise.resolve(null as never)),
-    warm: vi.fn(() => Promise.resolve(null as never))
+    warm: vi.fn(() => Promise.resolve(null as never)),
+    openPod: vi.fn(() => Promise.resolve(null as never)),
+    actPod: vi.fn(() => Promise.resolve(null as never)),
+    removePod: vi.fn(() => Promise.resolve()),
+    extend: vi.fn(() => Promise.resolve(null as never))
   };
   const state = new State(client);
   const insert = vi.fn();
@@ -34,6 +38,13 @@ export function fake(answer: Changes = changes(0), pieces: Piece[] = []) {
     list: vi.fn(() => Promise.resolve<Key[]>([])),
     add: vi.fn((wanted: Wanted) => Promise.resolve(newKey({ label: wanted.label }))),
     revoke: vi.fn(() => Promise.resolve(true))
+  };
+  const pods = {
+    read: vi.fn((name: string) => Promise.resolve(podInFull(name))),
+    open: vi.fn(() => Promise.resolve()),
+    remove: vi.fn(),
+    notebook: vi.fn(),
+    terminal: vi.fn()
   };
   const why = vi.fn((subject: string) => Promise.resolve(story(subject)));
   const deploy = vi.fn(() => Promise.resolve());
@@ -51,10 +62,11 @@ export function fake(answer: Changes = changes(0), pieces: Piece[] = []) {
     deploy,
     limits,
     keys,
+    pods,
     why,
     places: () => Promise.resolve(new Map([['local', 'this machine']]))
   };
-  return { client, hands, insert, copy, remove, deploy, keys, limits, why };
+  return { client, hands, insert, copy, remove, deploy, keys, limits, pods, why };
 }
 
 /** Draw it, and return where. */

@@ -1,5 +1,7 @@
 /** Answers of the backend for tests: whole ones, of which a test names what it is about. */
-import type { Changes, EndpointRow, Event, Key, NewKey, Summary, Why, WorkerRow } from '../api/schema';
+import type {
+  Changes, EndpointRow, Event, Key, NewKey, Pod, PodRow, PodState, Summary, Why, WorkerRow
+} from '../api/schema';
 
 export function row(name: string, more: Partial<EndpointRow> = {}): EndpointRow {
   return {
@@ -50,6 +52,108 @@ export function worker(id: string, more: Partial<WorkerRow> = {}): WorkerRow {
   };
 }
 
+export function pod(name: string, more: Partial<PodRow> = {}): PodRow {
+  return {
+    id: `pod-${name}`,
+    name,
+    state: 'idle',
+    status: 'RUNNING',
+    reason: 'ready, and nobody uses it',
+    reasonSinceUs: 0,
+    on: 'local',
+    gpu: null,
+    cpu: 2,
+    isolation: 'bubblewrap',
+    kernel: 'idle',
+    kernelspec: `nbgpu-${name}`,
+    use: { memoryBytes: 0, memoryLimit: 0, cpu: 0, processes: 0, terminals: 0 },
+    ratePerHour: '0',
+    costSoFar: '0',
+    idleButBilling: false,
+    activeUs: null,
+    stopsAtUs: null,
+    stopsWhy: '',
+    volumeName: null,
+    origin: null,
+    createdUs: 0,
+    startedUs: 0,
+    ...more
+  };
+}
+
+/** One that does not run. */
+export function stopped(name: string, more: Partial<PodRow> = {}): PodRow {
+  return pod(name, {
+    state: 'stopped', status: 'EXITED', reason: 'stopped by you', kernel: 'none', kernelspec: null, isolation: null, ...more
+  });
+}
+
+export function podInFull(name: string, state: Partial<PodState> = {}, more: Partial<Pod> = {}): Pod {
+  return {
+    id: `pod-${name}`,
+    name,
+    status: 'RUNNING',
+    actions: ['stop', 'restart', 'terminate'],
+    image: null,
+    args: null,
+    disk: null,
+    env: {},
+    ports: [],
+    registry: null,
+    mounts: { persistent: null, network: [] },
+    gpu: null,
+    cpu: { id: 'cpu', vcpuCount: 2, memory: 8 },
+    cloud: 'SECURE',
+    dataCenterId: 'local',
+    cudaVersion: null,
+    ssh: { proxy: null, direct: null },
+    template: null,
+    cost: 0,
+    locked: false,
+    globalNetworking: { enabled: false },
+    runtime: null,
+    createdAt: '2026-01-01T00:00:00Z',
+    startedAt: null,
+    nbgpu: {
+      state: 'idle',
+      reason: { code: 'ready', text: 'ready, and nobody uses it', sinceUs: 0, values: {} },
+      place: { on: 'local', cpu: 2, gpu: [] },
+      isolation: 'bubblewrap',
+      isolationText: 'a private home and process tree',
+      network: 'host',
+      limits: { idleStopS: 1800, untilUs: null, maxCost: null, memoryBytes: null, processes: 1024, graceS: 10 },
+      requirements: [],
+      secrets: [],
+      beforeStop: null,
+      volumeId: `vol-${name}`,
+      volumeName: null,
+      workspace: '/somewhere',
+      preparation: { state: 'done', text: '', beganUs: null, error: null },
+      kernel: null,
+      kernelspec: `nbgpu-${name}`,
+      run: null,
+      activeUs: null,
+      stopsAtUs: null,
+      stopsWhy: '',
+      use: { memoryBytes: 0, memoryLimit: 0, cpu: 0, processes: 0, terminals: 0 },
+      skipped: [],
+      ratePerHour: '0',
+      rateSource: '',
+      costSoFar: '0',
+      origin: { notebook: null, session: null, scope: null },
+      tags: {},
+      version: 1,
+      createdUs: 0,
+      startedUs: 0,
+      tail: [],
+      outcome: null,
+      changes: [],
+      ...state
+    },
+    ...more
+  };
+}
+
 export function key(more: Partial<Key> = {}): Key {
   return {
     id: 'key-1f',
@@ -93,7 +197,7 @@ export function why(name: string, more: Partial<Why> = {}): Why {
 }
 
 export function summary(endpoints: EndpointRow[] = [], more: Partial<Summary> = {}): Summary {
-  return { atUs: 0, perHour: '0', spentToday: '0', idleButBilling: [], endpoints, orphans: [], ...more };
+  return { atUs: 0, perHour: '0', spentToday: '0', idleButBilling: [], endpoints, pods: [], orphans: [], ...more };
 }
 
 export function event(seq: number, more: Partial<Event> = {}): Event {

@@ -35,3 +35,26 @@ const SCALING = [
 export function withScaling(table: readonly Verb[]): Verb[] {
   return [...table.filter(verb => SCALING.every(one => one.name !== verb.name)), ...SCALING];
 }
+
+const PODS = [
+  {
+    name: 'open',
+    ...BOTH,
+    arguments: [
+      NAME,
+      argument('gpu', ['--gpu'], 'words'),
+      argument('cpu', ['--cpu'], 'int'),
+      argument('until', ['--until'], 'duration'),
+      argument('idle_stop', ['--idle-stop'], 'text'),
+      argument('volume', ['--volume'], 'text'),
+      argument('requirements', ['--requirements'], 'text')
+    ]
+  },
+  { name: 'kernel', ...BOTH, arguments: [NAME] },
+  { name: 'extend', ...BOTH, arguments: [NAME, argument('for_', ['--for'], 'duration', 1800)] }
+];
+
+/** The same with those about pods. */
+export function withPods(table: readonly Verb[]): Verb[] {
+  return [...table.filter(verb => PODS.every(one => one.name !== verb.name)), ...PODS];
+}

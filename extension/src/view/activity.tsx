@@ -7,7 +7,8 @@ import { useChanges } from './hooks';
 import { Empty } from './parts';
 import { VirtualList } from './virtual';
 
-function Line(props: { event: Event }): React.ReactElement {
+/** One thing that happened. */
+export function EventLine(props: { event: Event }): React.ReactElement {
   const { event } = props;
   const { name, text, tone } = happening(event);
   return (
@@ -27,7 +28,7 @@ export function Activity(): React.ReactElement {
   const { state } = useHands();
   useChanges(state.changed);
   if (state.events.length === 0) {
-    return <Empty title="Nothing has happened yet.">What endpoints and their workers do is told here.</Empty>;
+    return <Empty title="Nothing has happened yet.">What endpoints, their workers and pods do is told here.</Empty>;
   }
   return (
     <VirtualList
@@ -36,7 +37,7 @@ export function Activity(): React.ReactElement {
       items={state.events}
       keyOf={event => String(event.seq)}
       estimate={38}
-      draw={event => <Line event={event} />}
+      draw={event => <EventLine event={event} />}
       anchored
     />
   );

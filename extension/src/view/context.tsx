@@ -1,8 +1,9 @@
 import * as React from 'react';
 import type { Wanted } from '../api/client';
-import type { Key, NewKey, Why } from '../api/schema';
+import type { Key, NewKey, Pod, Why } from '../api/schema';
 import type { Actions } from '../model/actions';
 import type { Draft } from '../model/deployment';
+import type { PodDraft } from '../model/opening';
 import type { Limited } from '../model/scaling';
 import type { State } from '../model/state';
 import type { Trials } from '../model/trial';
@@ -15,6 +16,19 @@ export interface Keys {
   readonly add: (wanted: Wanted) => Promise<NewKey>;
   /** Asks first; false if the person thinks better of it. */
   readonly revoke: (key: Key) => Promise<boolean>;
+}
+
+/** What is done with a pod besides `actions`. */
+export interface Pods {
+  /** In full; throws a Failure. */
+  readonly read: (name: string) => Promise<Pod>;
+  /** throws a Failure */
+  readonly open: (draft: PodDraft) => Promise<void>;
+  /** asks first */
+  readonly remove: (name: string) => void;
+  /** a new one with its kernel */
+  readonly notebook: (name: string) => void;
+  readonly terminal: (name: string) => void;
 }
 
 /** What the components draw, and whom they tell what was clicked. They ask nobody else. */
@@ -33,7 +47,8 @@ export interface Hands {
   /** How far it may scale, as it is set; throws a Failure. */
   readonly limits: (name: string) => Promise<Limited>;
   readonly keys: Keys;
-  /** Of an endpoint or a worker; throws a Failure. */
+  readonly pods: Pods;
+  /** Of an endpoint, a worker or a pod; throws a Failure. */
   readonly why: (subject: string) => Promise<Why>;
   /** The places, with the price of an hour there in words. */
   readonly places: () => Promise<Map<string, string>>;

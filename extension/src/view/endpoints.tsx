@@ -16,7 +16,7 @@ export function Endpoints(): React.ReactElement {
   const { state, view } = useHands();
   useChanges(state.changed, view.changed);
   const rows = state.summary?.endpoints ?? [];
-  const taken = rows.map(row => row.name);
+  const taken = state.names();
   React.useEffect(() => view.keep(taken));
   const shown = React.useMemo(
     () => arrange(state.summary?.endpoints ?? [], view.search, view.sort),

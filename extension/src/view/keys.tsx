@@ -8,6 +8,7 @@ import {
 } from '../model/keys';
 import { known } from '../verbs/cell';
 import { useHands } from './context';
+import { Field } from './field';
 import { Act, Link, Trouble } from './parts';
 import { VirtualList } from './virtual';
 
@@ -231,27 +232,18 @@ function KeyForm(props: {
     >
       <div className="nbgpu-Fields">
         {FIELDS.map(([field, label, about]) => (
-          <div key={field}>
-            <label className="nbgpu-Field" title={about}>
-              <span>{label}</span>
-              <input
-                className="nbgpu-Input"
-                name={field}
-                autoComplete="off"
-                inputMode={field === 'label' ? undefined : 'numeric'}
-                placeholder={field === 'label' ? 'what it is for' : 'no limit'}
-                aria-invalid={wrong[field] !== undefined}
-                aria-describedby={wrong[field] === undefined ? undefined : `nbgpu-wrong-${name}-${field}`}
-                value={draft[field]}
-                onChange={event => view.rekey(name, { draft: { ...draft, [field]: event.currentTarget.value } })}
-              />
-            </label>
-            {wrong[field] !== undefined && (
-              <p id={`nbgpu-wrong-${name}-${field}`} className="nbgpu-Wrong" role="alert">
-                {wrong[field]}
-              </p>
-            )}
-          </div>
+          <Field
+            key={field}
+            of={`wrong-${name}`}
+            name={field}
+            label={label}
+            about={about}
+            numeric={field !== 'label'}
+            placeholder={field === 'label' ? 'what it is for' : 'no limit'}
+            value={draft[field]}
+            wrong={wrong[field]}
+            onChange={value => view.rekey(name, { draft: { ...draft, [field]: value } })}
+          />
         ))}
       </div>
       {trouble && <Trouble failure={trouble} />}

@@ -34,10 +34,13 @@ const LOOKS: Record<string, [shape: string, tone: string]> = {
   idle: ['full', 'good'],
   initializing: ['half', 'quiet'],
   parked: ['pause', 'quiet'],
-  unhealthy: ['triangle', 'bad']
+  unhealthy: ['triangle', 'bad'],
+  preparing: ['half', 'quiet'],
+  stopping: ['half', 'quiet'],
+  unreachable: ['triangle', 'warn']
 };
 
-/** The state of an endpoint, or of a worker, as a small mark; its word stands beside it. */
+/** The state of an endpoint, a worker or a pod, as a small mark; its word stands beside it. */
 export function Mark(props: { state: string }): React.ReactElement {
   const [shape, tone] = LOOKS[props.state] ?? ['ring', 'quiet'];
   return (

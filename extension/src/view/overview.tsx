@@ -15,6 +15,7 @@ export function Overview(): React.ReactElement {
   const { summary } = state;
   const now = useNow(state.attentive && Number(summary?.perHour ?? 0) > 0);
   const idle = summary?.idleButBilling ?? [];
+  const endpoints = idle.filter(name => state.endpoint(name) !== undefined);
   return (
     <div className="nbgpu-Overview">
       <dl className="nbgpu-Figures">
@@ -39,9 +40,14 @@ export function Overview(): React.ReactElement {
             </React.Fragment>
           ))}
           {idle.length > NAMED && ` and ${idle.length - NAMED} more`}.{' '}
-          <Link label={`Select ${plural(idle.length, 'endpoint')} that idle`} onClick={() => view.select(idle)}>
-            Select
-          </Link>
+          {endpoints.length > 0 && (
+            <Link
+              label={`Select ${plural(endpoints.length, 'endpoint')} that idle`}
+              onClick={() => view.select(endpoints)}
+            >
+              Select
+            </Link>
+          )}
         </p>
       )}
       <Connection />

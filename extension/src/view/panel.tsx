@@ -7,6 +7,7 @@ import { Activity } from './activity';
 import { Hands, HandsProvider } from './context';
 import { Endpoints } from './endpoints';
 import { Overview } from './overview';
+import { Pods } from './pods';
 
 /** One section: a component with what it draws. */
 function section(hands: Hands, label: string, draw: React.ReactElement): ReactWidget {
@@ -30,9 +31,17 @@ export class Panel extends SidePanel {
     overview.removeClass('nbgpu-Section');
     this.header.addWidget(overview);
     this.addWidget(section(_hands, 'Endpoints', <Endpoints />));
+    this.addWidget(section(_hands, 'Pods', <Pods />));
     this.addWidget(section(_hands, 'Activity', <Activity />));
-    // Endpoints are what one comes for.
-    (this.content as { setRelativeSizes?: (sizes: number[]) => void }).setRelativeSizes?.([2, 1]);
+    _hands.state.changed.connect(this._share);
+    _hands.view.changed.connect(this._share);
+    this._share();
+  }
+
+  override dispose(): void {
+    this._hands.state.changed.disconnect(this._share);
+    this._hands.view.changed.disconnect(this._share);
+    super.dispose();
   }
 
   protected override onAfterShow(message: Message): void {
@@ -51,4 +60,18 @@ export class Panel extends SidePanel {
       this._hands.state.attend(true);
     }
   }
+
+  /** Endpoints and pods are what one comes for; without pods one line of them is enough, and a form needs room. */
+  private readonly _share = (): void => {
+    const { state, view } = this._hands;
+    const { endpoints = [], pods = [] } = state.summary ?? {};
+    const sizes =
+      view.pod === null && pods.length === 0 ? [24, 2, 12] : view.pod || endpoints.length === 0 ? [3, 6, 2] : [4, 4, 3];
+    if (String(sizes) !== this._sizes) {
+      this._sizes = String(sizes);
+      (this.content as { setRelativeSizes?: (sizes: number[]) => void }).setRelativeSizes?.(sizes);
+    }
+  };
+
+  private _sizes = '';
 }

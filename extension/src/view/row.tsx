@@ -1,15 +1,16 @@
 import { copyIcon, deleteIcon, infoIcon, lockIcon, runIcon, settingsIcon, stopIcon } from '@jupyterlab/ui-components';
 import * as React from 'react';
 import type { EndpointRow } from '../api/schema';
-import { costAt, moves, rateAt, sparkAt, workersText } from '../model/figures';
-import { clock, dollars, latency, perHour, perSecond, plural, span } from '../model/format';
+import { moves, rateAt, sparkAt, workersText } from '../model/figures';
+import { latency, perSecond, plural, span } from '../model/format';
 import { keysOf, listCell } from '../model/keys';
 import { draftOf } from '../model/scaling';
+import { stamp, toldRate } from '../model/story';
 import { cell, example } from '../verbs/cell';
 import { useHands } from './context';
+import { Fact, Frame } from './frame';
 import { useChanges, useNow } from './hooks';
 import { Keys } from './keys';
-import { Mark } from './mark';
 import { Act, Trouble } from './parts';
 import { ScaleForm } from './scale';
 import { Spark } from './spark';
@@ -28,8 +29,13 @@ export function Endpoint(props: { row: EndpointRow }): React.ReactElement {
   const failed = actions.failed.get(row.name);
   const said = doing ? `${doing}…` : row.state;
   return (
-    <div className={`nbgpu-Row${open ? ' nbgpu-mod-open' : ''}`} data-endpoint={row.name}>
-      <div className="nbgpu-Row-top">
+    <Frame
+      kind="endpoint"
+      row={row}
+      said={said}
+      mark={doing ? 'draining' : row.state}
+      rate={Number(row.ratePerHour)}
+      pick={
         <input
           type="checkbox"
           className="nbgpu-Row-pick"
@@ -37,31 +43,12 @@ export function Endpoint(props: { row: EndpointRow }): React.ReactElement {
           checked={view.selected.has(row.name)}
           onChange={event => view.pick(row.name, event.currentTarget.checked)}
         />
-        <div className="nbgpu-Row-body">
-          <div className="nbgpu-Row-line">
-            <button
-              type="button"
-              className="nbgpu-Row-head"
-              data-head
-              aria-expanded={open}
-              aria-label={`${row.name}, ${said}`}
-              title={row.name}
-              onClick={() => view.toggle(row.name)}
-            >
-              <Mark state={doing ? 'draining' : row.state} />
-              <span className="nbgpu-Row-name">{row.name}</span>
-            </button>
-            <Cost row={row} at={state.summaryAt} watched={state.attentive} />
-          </div>
-          <p className="nbgpu-Row-reason" title={`${row.reason} (since ${clock(row.reasonSinceUs)})`}>
-            <b>{said}</b>: {row.reason}
-          </p>
-          <Figures row={row} at={state.summaryAt} watched={state.attentive} />
-        </div>
-      </div>
+      }
+      figures={<Figures row={row} at={state.summaryAt} watched={state.attentive} />}
+    >
       {failed && <Trouble failure={failed} onClose={() => actions.forget(row.name)} />}
       {open && <Details row={row} busy={doing !== undefined} />}
-    </div>
+    </Frame>
   );
 }
 
@@ -69,16 +56,6 @@ interface Figured {
   row: EndpointRow;
   at: number;
   watched: boolean;
-}
-
-function Cost({ row, at, watched }: Figured): React.ReactElement {
-  const rate = Number(row.ratePerHour);
-  const now = useNow(watched && rate > 0);
-  return (
-    <span className="nbgpu-Row-cost" title={`so far${rate > 0 ? `, now ${perHour(rate)}` : ''}`}>
-      {dollars(costAt(row, at, now))}
-    </span>
-  );
 }
 
 function Figures({ row, at, watched }: Figured): React.ReactElement {
@@ -125,6 +102,15 @@ function Details({ row, busy }: { row: EndpointRow; busy: boolean }): React.Reac
     view.set({ why: null });
     box.current?.querySelector<HTMLElement>(`[data-why="${why}"]`)?.focus();
   };
+  const story = (subject: string): React.ReactElement => (
+    <WhyStory
+      key={subject}
+      subject={subject}
+      mark={stamp(row, subject)}
+      rate={told => toldRate(told, row)}
+      onClose={closeWhy}
+    />
+  );
   // While it is warm, more are kept up than always are.
   const always = row.workersMin > 0 && row.warmUntilUs === null ? `, ${row.workersMin} always on` : '';
   const place = `${row.on}, at most ${plural(row.workersMax, 'worker')}${always}, stops after ${span(row.idleTimeoutS)} idle`;
@@ -215,10 +201,10 @@ function Details({ row, busy }: { row: EndpointRow; busy: boolean }): React.Reac
       </div>
       {scaling && <ScaleForm key={name} draft={scaling} onClose={closeScale} />}
       {keyed && <Keys key={`keys ${name}`} shown={keyed} onClose={closeKeys} />}
-      {why === name && <WhyStory row={row} subject={name} onClose={closeWhy} />}
+      {why === name && story(name)}
       <Warm row={row} />
       <Workers row={row} />
-      {why !== null && why !== name && <WhyStory key={why} row={row} subject={why} onClose={closeWhy} />}
+      {why !== null && why !== name && story(why)}
       <dl className="nbgpu-Facts">
         <Fact name="model" text={row.model || 'a command'} />
         <Fact name="runs on" text={place} />
@@ -245,16 +231,6 @@ function Details({ row, busy }: { row: EndpointRow; busy: boolean }): React.Reac
           </dd>
         </div>
       </dl>
-    </div>
-  );
-}
-
-function Fact(props: { name: string; text: string; title?: string | null }): React.ReactElement {
-  const { name, text } = props;
-  return (
-    <div>
-      <dt>{name}</dt>
-      <dd title={props.title ?? text}>{text}</dd>
     </div>
   );
 }

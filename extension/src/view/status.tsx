@@ -1,7 +1,8 @@
 import { ReactWidget } from '@jupyterlab/ui-components';
 import * as React from 'react';
 import { gpuIcon } from '../icon';
-import { perHour, plural } from '../model/format';
+import { perHour } from '../model/format';
+import { rests } from '../model/pods';
 import type { State } from '../model/state';
 import { useChanges } from './hooks';
 
@@ -13,11 +14,15 @@ export function Status(props: { state: State; open: () => void }): React.ReactEl
   const idle = summary?.idleButBilling.length ?? 0;
   const down = state.connection === 'down';
   // What is parked is stopped, and costs nothing.
-  const running = summary?.endpoints.filter(row => row.workers.some(worker => worker.state !== 'parked')).length ?? 0;
+  const endpoints = summary?.endpoints.filter(row => row.workers.some(worker => worker.state !== 'parked')).length ?? 0;
+  const pods = summary?.pods.filter(row => !rests(row)).length ?? 0;
+  const running = endpoints + pods;
   const title = !summary
     ? 'GPU endpoints: open the panel to see them'
-    : `GPU endpoints: ${running} of ${summary.endpoints.length} running, ${perHour(summary.perHour)} now` +
-      (idle ? `, ${plural(idle, 'endpoint')} idle but billing` : '');
+    : `GPU endpoints: ${endpoints} of ${summary.endpoints.length} running, ` +
+      (summary.pods.length > 0 ? `pods: ${pods} of ${summary.pods.length} running, ` : '') +
+      `${perHour(summary.perHour)} now` +
+      (idle ? `, ${idle} idle but billing` : '');
   const figures = summary ? perHour(summary.perHour) + (running ? ` · ${running} running` : '') : 'GPU';
   return (
     <button

@@ -1,11 +1,9 @@
 import * as React from 'react';
-import { Failure, failure } from '../api/problem';
-import type { EndpointRow, Why as Told } from '../api/schema';
-import { figures, stamp, steps } from '../model/story';
-import { workerRate } from '../model/workers';
+import type { Why as Told } from '../api/schema';
+import { figures, steps } from '../model/story';
 import { cell } from '../verbs/cell';
 import { useHands } from './context';
-import { useNow } from './hooks';
+import { useAnswer, useNow } from './hooks';
 import { Trouble } from './parts';
 
 /** A small button that asks why. */
@@ -26,55 +24,18 @@ export function Wonder(props: { subject: string; about: string }): React.ReactEl
   );
 }
 
-interface Story {
-  told: Told | null;
-  problem: Failure | null;
-  /** when it was told, in ms */
-  at: number;
-}
-
-/** Asked when it opens, and again when the row says something else of it; never two at a time. */
-function useStory(subject: string, mark: string): Story {
-  const { why } = useHands();
-  const [story, setStory] = React.useState<Story>({ told: null, problem: null, at: 0 });
-  const asking = React.useRef(false);
-  const [round, next] = React.useReducer((count: number) => count + 1, 0);
-  const asked = React.useRef('');
-  const wanted = React.useRef('');
-  const gone = React.useRef(false);
-  wanted.current = `${subject} ${mark}`;
-  React.useEffect(() => {
-    gone.current = false;
-    return () => {
-      gone.current = true;
-    };
-  }, []);
-  React.useEffect(() => {
-    if (asking.current || asked.current === wanted.current) {
-      return;
-    }
-    asking.current = true;
-    asked.current = wanted.current;
-    const take = (told: Told | null, problem: Failure | null): void => {
-      asking.current = false;
-      if (!gone.current) {
-        setStory({ told, problem, at: Date.now() });
-        next(); // it may be another meanwhile
-      }
-    };
-    why(subject).then(
-      told => take(told, null),
-      (thrown: unknown) => take(null, failure(thrown))
-    );
-  }, [why, subject, mark, round]);
-  return story;
-}
-
-/** Why an endpoint or a worker is as it is: the words of `nbgpu why`. */
-export function WhyStory(props: { row: EndpointRow; subject: string; onClose: () => void }): React.ReactElement {
-  const { row, subject, onClose } = props;
-  const { insert, view } = useHands();
-  const { told, problem, at } = useStory(subject, stamp(row, subject));
+/** Why an endpoint, a worker or a pod is as it is: the words of `nbgpu why`. */
+export function WhyStory(props: {
+  subject: string;
+  /** what is known of it: once that is another, it is asked again */
+  mark: string;
+  /** dollars an hour of what is told of */
+  rate: (told: Told) => number;
+  onClose: () => void;
+}): React.ReactElement {
+  const { subject, mark, rate, onClose } = props;
+  const { insert, view, why } = useHands();
+  const { told, problem, at } = useAnswer(why, subject, mark);
   const box = React.useRef<HTMLElement>(null);
   const there = told !== null;
   React.useEffect(() => {
@@ -116,17 +77,15 @@ export function WhyStory(props: { row: EndpointRow; subject: string; onClose: ()
         </p>
       </div>
       {problem && <Trouble failure={problem} />}
-      {told && <Words told={told} at={at} row={row} />}
+      {told && <Words told={told} at={at} rate={rate(told)} />}
     </section>
   );
 }
 
-function Words(props: { told: Told; at: number; row: EndpointRow }): React.ReactElement {
-  const { told, at, row } = props;
+function Words(props: { told: Told; at: number; rate: number }): React.ReactElement {
+  const { told, at, rate } = props;
   const { state } = useHands();
   const now = useNow(state.attentive && told.state !== 'stopped');
-  const worker = row.workers.find(one => one.id === told.name);
-  const rate = told.subject === 'endpoint' ? Number(row.ratePerHour) : worker ? workerRate(worker, row) : 0;
   return (
     <>
       {told.facts.length > 0 && (

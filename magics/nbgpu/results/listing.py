@@ -1,4 +1,4 @@
-"""What there is: Status, Listing, SettingsView."""
+"""What there is: Status, Listing, EndpointListing, SettingsView."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from nbgpu import words
+from nbgpu import origin, words
 from nbgpu.formats import dollars, per_hour, plural
+from nbgpu.results.pods import PodListing, from_here
 from nbgpu.results.shape import (
     Markup,
     Rich,
@@ -40,7 +41,7 @@ def up(e: EndpointRow) -> int:
     return len(e.workers) - parked(e)
 
 
-class Listing(Rich):
+class EndpointListing(Rich):
     """The endpoints. `.df` has one row each; iterate for the names."""
 
     def __init__(self, summary: Summary) -> None:
@@ -108,6 +109,34 @@ class Listing(Rich):
         return self.summary.wire()
 
 
+class Listing(EndpointListing):
+    """Pods and endpoints. `.df` is about the endpoints, `.pods.df` about the pods; iterate for all names."""
+
+    @property
+    def pods(self) -> PodListing:
+        return PodListing(self.summary)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (row.name for row in self.summary.pods)
+        yield from (row.name for row in self.summary.endpoints)
+
+    def __len__(self) -> int:
+        return len(self.summary.pods) + len(self.summary.endpoints)
+
+    def _both(self, pods: str, endpoints: str) -> str:
+        """Only what there is; where there is nothing, how an endpoint is made."""
+        shown = [pods] if self.summary.pods else []
+        if self.summary.endpoints or self.summary.orphans or not shown:
+            shown.append(endpoints)
+        return "\n\n".join(shown)
+
+    def text(self) -> str:
+        return self._both(self.pods.text(), super().text())
+
+    def html(self) -> str:
+        return self._both(self.pods.html(), super().html())
+
+
 class Status(Listing):
     """The listing, under a line that says what it costs."""
 
@@ -122,7 +151,8 @@ class Status(Listing):
     def headline(self) -> str:
         s = self.summary
         workers, kept = (sum(map(count, s.endpoints)) for count in (up, parked))
-        parts = [plural(len(s.endpoints), "endpoint"),
+        pods = [plural(len(s.pods), "pod")] if s.pods else []
+        parts = [*pods, plural(len(s.endpoints), "endpoint"),
                  plural(workers, "worker") + (f", {kept} parked" if kept else ""),
                  per_hour(s.per_hour), f"{dollars(s.spent_today)} today"]  # fmt: skip
         if s.idle_but_billing:
@@ -130,10 +160,14 @@ class Status(Listing):
         return " · ".join(parts)
 
     def text(self) -> str:
-        return self.headline() + "\n" + super().text()
+        return "\n".join([*self._head(), super().text()])
 
     def html(self) -> str:
-        return html_line(self.headline()) + super().html()
+        return "".join(map(html_line, self._head())) + super().html()
+
+    def _head(self) -> list[str]:
+        here = from_here(self.summary.pods, origin.notebook())
+        return [self.headline(), *([here] if here else [])]
 
     def to_dict(self) -> dict[str, Any]:
         backend = {
@@ -152,8 +186,10 @@ class SettingsView(Rich):
 
     def _rows(self) -> list[tuple[str, str, str]]:
         sources = self.settings.rate_sources
-        return [(f"rate.{place}", per_hour(rate), sources.get(place, ""))
+        rows = [(f"rate.{place}", per_hour(rate), sources.get(place, ""))
                 for place, rate in sorted(self.settings.rates.items())]  # fmt: skip
+        lease = getattr(self.settings, "lease_pod_s", None)
+        return [*rows, *([("lease.pod", words.seconds(lease), "")] if lease is not None else [])]
 
     def text(self) -> str:
         return text_table(("setting", "value", "source"), self._rows())

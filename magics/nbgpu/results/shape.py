@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pandas
 
 MARKS = {
+    "preparing": "◐", "stopping": "◐", "unreachable": "!",
     "ready": "●", "busy": "●", "idle": "●", "running": "●", "starting": "◐", "fetching": "◐",
     "initializing": "◐", "draining": "◐", "failed": "✕", "unhealthy": "✕", "throttled": "!",
     "asleep": "○", "parked": "○", "stopped": "–",

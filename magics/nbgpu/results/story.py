@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 
 ENDED = ("answered", "failed")  # of a request
+WHOLE = ("endpoint", "pod")  # the others are parts of one
 
 
 class WhyView(Rich):
-    """Of an endpoint, a worker or a request, in the words of the backend. `.df` is the history, newest first."""
+    """Of a pod, an endpoint, a worker or a request, in the words of the backend. `.df` is the history, newest first."""
 
     def __init__(self, why: Why) -> None:
         self.why = why
@@ -24,7 +25,7 @@ class WhyView(Rich):
     def _facts(self) -> list[tuple[str, object]]:
         w = self.why
         facts: list[tuple[str, object]] = []
-        if w.subject != "endpoint":
+        if w.subject not in WHOLE:
             facts.append(("endpoint", w.endpoint))
         if self._over:
             facts += [("took", span(w.seconds)), ("cost", dollars(w.cost_so_far))]
@@ -50,7 +51,7 @@ class WhyView(Rich):
 
     def headline(self) -> str:
         w = self.why
-        what = w.name if w.subject == "endpoint" else f"{w.subject} {w.name}"
+        what = w.name if w.subject in WHOLE else f"{w.subject} {w.name}"
         return f"{what} is {w.state}: {w.reason.text}"
 
     def text(self) -> str:
@@ -94,13 +95,15 @@ class LogView(Rich):
 
     def text(self) -> str:
         if self.log.worker is None:
+            if self.lines:
+                return "\n".join(self.lines)
             return f"{self.endpoint} has had no worker yet. The first request starts one."
         return "\n".join(self.lines) or f"{self.log.worker} has written nothing yet."
 
     def html(self) -> str:
-        if self.log.worker is None or not self.lines:
+        if not self.lines:
             return html_line(self.text())
-        head = f"{self.log.worker}, last {len(self.lines)} lines"
+        head = f"{self.log.worker or self.endpoint}, last {len(self.lines)} lines"
         body = html_pre("\n".join(self.lines))
         return (
             html_line(head, faint=True) + f'<div style="max-height:30em;overflow:auto">{body}</div>'
@@ -115,11 +118,14 @@ class LogView(Rich):
 
 
 class Deleted(Rich):
-    def __init__(self, endpoint: str) -> None:
+    """`note` says what stays."""
+
+    def __init__(self, endpoint: str, note: str = "") -> None:
         self.endpoint = endpoint
+        self.note = note
 
     def text(self) -> str:
-        return f"{self.endpoint} is deleted."
+        return f"{self.endpoint} is deleted. {self.note}".strip()
 
     def html(self) -> str:
         return html_line(self.text())

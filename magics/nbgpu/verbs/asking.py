@@ -10,7 +10,7 @@ from nbgpu.verbs.endpoints import Name
 from nbgpu.verbs.spec import Arg
 
 
-@verb("ask chat", "ask chat --system 'Answer in one sentence.' -o answer", overview=2)
+@verb("ask chat", "ask chat --system 'Answer in one sentence.' -o answer", overview=4)
 def ask(
     name: Name,
     text: Annotated[str, Arg("what to ask; - reads standard input", metavar="TEXT", kind="cell")],

@@ -1,4 +1,4 @@
-"""`python -m nbgpu.verbs.build` writes verbs.json from the signatures."""
+"""`python -m nbgpu.verbs.build` writes verbs.json from the signatures, and its copy for the front end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 
 from nbgpu.verbs.registry import collect
 from nbgpu.verbs.spec import PATH
+
+COPY = PATH.parents[2] / "extension/src/verbs/verbs.json"
 
 
 def render() -> str:
@@ -16,3 +18,6 @@ def render() -> str:
 if __name__ == "__main__":
     PATH.write_text(render())
     print(f"wrote {PATH}")
+    if COPY.parent.is_dir():  # in a source tree
+        COPY.write_text(render())
+        print(f"wrote {COPY}")

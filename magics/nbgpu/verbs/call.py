@@ -27,9 +27,11 @@ class Call:
     streamed: bool = False
     again: bool = False
     stamp: bool = False
+    folder: bool = True  # stamped as well
     follow: str = ""
     view: str = ""
-    about: str = ""  # the endpoint that it is about
+    about: str = ""  # the endpoint or pod that it is about
+    pod: Call | None = None  # what is sent instead where `about` is a pod
 
 
 class Context(Protocol):

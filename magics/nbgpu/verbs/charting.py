@@ -17,7 +17,6 @@ KINDS = ("latency", "cost", "workers", "coldstart")
     "chart chat workers --since 15m",
     "chart chat coldstart",
     local=True,
-    overview=6,
 )
 def chart(
     context: Context,

@@ -1,4 +1,4 @@
-"""Verbs about one endpoint."""
+"""Verbs about one endpoint; those of its life are about a pod as well."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from nbgpu.verbs.call import Call, part, verb
 from nbgpu.verbs.spec import Arg
 
 Name = Annotated[str, Arg("the endpoint", metavar="NAME", complete="endpoint")]
-Thing = Annotated[str, Arg("the endpoint, or the id of a job", metavar="NAME", complete="thing")]
+Resource = Annotated[str, Arg("the pod or endpoint", metavar="NAME", complete="resource")]
+Thing = Annotated[
+    str, Arg("the pod or endpoint, or the id of a job", metavar="NAME", complete="thing")
+]
 Subject = Annotated[
     str,
-    Arg("the endpoint, or the id of a worker, a request or a job", metavar="NAME", complete="thing"),
+    Arg("the pod or endpoint, or the id of a worker, a request or a job", metavar="NAME", complete="thing"),
 ]  # fmt: skip
 SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD")
 
@@ -44,7 +47,7 @@ def name_of(model: str) -> str:
     "deploy mood/handler.py --name mood",
     "deploy --name llama --engine command -- llama-server -m model.gguf --port {port}",
     "deploy --lb --name site -- python app.py --port {port}",
-    overview=1,
+    overview=3,
 )
 def deploy(
     model: Annotated[
@@ -188,24 +191,26 @@ def check_env(env: dict[str, str]) -> None:
         if any(word in name.upper() for word in SECRET):
             raise UsageProblem(
                 f"{name} looks like a secret, and --env would store it readable.",
-                f"Set it in the environment of the backend instead: nbgpu shutdown, then {name}=… nbgpu serve",
+                f"For a pod, store it with: %gpu secret add {name}, and write --secret {name}. For an "
+                f"endpoint, set it for the backend: nbgpu shutdown, then {name}=… nbgpu serve",
             )
 
 
 @verb("show chat")
 def show(name: Thing) -> Call:
-    """One endpoint in full (state, workers, settings, address, cost), or one job with its timeline."""
+    """One pod or endpoint in full (state, settings, limits, cost), or one job with its timeline."""
     if is_job(name):
         return Call("GET", f"/nbgpu/v1/jobs/{part(name)}", "JobDetail", follow="show_job",
                     view="job", about=name)  # fmt: skip
-    return Call("GET", f"/v2/serverless/{part(name)}", "Endpoint", view="endpoint", about=name)
+    return Call("GET", f"/v2/serverless/{part(name)}", "Endpoint", view="endpoint", about=name,
+                pod=Call("GET", f"/v2/pods/{part(name)}", "Pod", view="pod", about=name))  # fmt: skip
 
 
-@verb("why chat", "why w-5f0c2a9be1", overview=4)
+@verb("why chat", "why w-5f0c2a9be1", overview=5)
 def why(name: Subject) -> Call:
     """Why it is in its state, since when, at what cost, and what to do.
 
-    Of an endpoint, a worker, a request that waits or was answered, or a job.
+    Of a pod, an endpoint, a worker, a request that waits or was answered, or a job.
     """
     if is_job(name):
         return Call("GET", f"/nbgpu/v1/jobs/{part(name)}", "JobDetail", follow="why_job",
@@ -213,11 +218,11 @@ def why(name: Subject) -> Call:
     return Call("GET", f"/nbgpu/v1/why/{part(name)}", "Why", view="why", about=name)
 
 
-@verb("logs chat", "logs chat --tail 20", overview=5)
+@verb("logs chat", "logs chat --tail 20")
 def logs(
-    name: Name, *, tail: Annotated[int, Arg("how many lines", metavar="N", short="-n")] = 100
+    name: Resource, *, tail: Annotated[int, Arg("how many lines", metavar="N", short="-n")] = 100
 ) -> Call:
-    """The last lines of the newest worker's log, also of one that has ended."""
+    """The last lines of a pod's log, or of an endpoint's newest worker's, also of one that has ended."""
     return Call("GET", f"/nbgpu/v1/logs/{part(name)}", "LogLines", params={"tail": tail},
                 view="logs", about=name)  # fmt: skip
 
@@ -225,12 +230,13 @@ def logs(
 @verb("events", "events chat --limit 100")
 def events(
     name: Annotated[
-        str | None, Arg("the endpoint; all of them if left out", metavar="NAME", complete="endpoint")
+        str | None,
+        Arg("the pod or endpoint; all of them if left out", metavar="NAME", complete="resource"),
     ] = None,
     *,
     limit: Annotated[int, Arg("at most so many, the newest", metavar="N", short="-n")] = 50,
 ) -> Call:  # fmt: skip
-    """What happened and why, the newest last: workers that started or ended, what was changed."""
+    """What happened and why, the newest last: what started or ended, what was changed."""
     params: dict[str, str | int | list[str]] = {"limit": knobs.count("--limit", limit, 1, 1000)}
     if name is not None:
         params["endpoint"] = name
@@ -238,23 +244,59 @@ def events(
                 about=name or "")  # fmt: skip
 
 
-@verb("stop chat", overview=7)
-def stop(name: Name) -> Call:
-    """End the workers and take no requests until it is started again."""
-    return Call("POST", f"/v2/serverless/{part(name)}/action", "Endpoint", {"action": "stop"},
-                again=True, follow="stop", view="endpoint", about=name)  # fmt: skip
+@verb("stop chat", "stop --all", overview=7)
+def stop(
+    name: Annotated[
+        str | None, Arg("the pod or endpoint", metavar="NAME", complete="resource")
+    ] = None,
+    *,
+    all: Annotated[bool, Arg("every pod and endpoint that there is")] = False,
+    yes: Annotated[bool, Arg("with --all: do not ask", short="-y")] = False,
+) -> Call:
+    """End what runs, until it is started again: a pod keeps its /workspace, an endpoint its settings."""
+    if all:
+        if name is not None:
+            raise UsageProblem(f"--all stops {name} and all others.", f"Leave out --all or {name}.")
+        follow = "stop_all" if yes else "stop_all_asking"
+        return Call(
+            "POST", "/nbgpu/v1/stop-all", "json", {}, again=True, follow=follow, view="stopped"
+        )
+    if name is None:
+        raise UsageProblem("Stop what?", "Write its name, or --all for everything that runs.")
+    return _act(name, "stop")
 
 
 @verb("start chat")
-def start(name: Name) -> Call:
-    """Take requests again after a stop or a failure."""
-    return Call("POST", f"/v2/serverless/{part(name)}/action", "Endpoint", {"action": "start"},
-                again=True, view="endpoint", about=name)  # fmt: skip
+def start(name: Resource) -> Call:
+    """Run again after a stop or a failure."""
+    return _act(name, "start")
 
 
-@verb("delete chat", overview=8)
-def delete(name: Name) -> Call:
-    """Stop an endpoint and forget it; what it cost stays on record."""
+def _act(name: str, action: str) -> Call:
+    """The same body for both kinds; they answer each in its way."""
+    body, follow = {"action": action}, "stop" if action == "stop" else ""
     return Call(
-        "DELETE", f"/v2/serverless/{part(name)}", follow="delete", view="deleted", about=name
-    )
+        "POST", f"/v2/serverless/{part(name)}/action", "Endpoint", body, again=True, follow=follow,
+        view="endpoint", about=name,
+        pod=Call("POST", f"/v2/pods/{part(name)}/action", "Pod", body, again=True,
+                 follow=f"{action}_pod", view="pod", about=name),
+    )  # fmt: skip
+
+
+@verb("delete chat", "delete train --keep-volume --yes", overview=8)
+def delete(
+    name: Resource,
+    *,
+    yes: Annotated[bool, Arg("do not ask", short="-y")] = False,
+    keep_volume: Annotated[bool, Arg("keep what a pod has in /workspace")] = False,
+) -> Call:
+    """Stop a pod or an endpoint and forget it; what it cost stays on record.
+
+    With a pod go its home, its installed packages and its own /workspace, which is told before.
+    """
+    params: dict[str, str | int | list[str]] = {"keepVolume": "true"} if keep_volume else {}
+    return Call(
+        "DELETE", f"/v2/serverless/{part(name)}", follow="delete", view="deleted", about=name,
+        pod=Call("DELETE", f"/v2/pods/{part(name)}", params=params, about=name, view="deleted",
+                 follow="delete_pod" if yes else "delete_pod_asking"),
+    )  # fmt: skip

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from nbgpu.errors import UsageProblem, closest
+from nbgpu.formats import seconds
 from nbgpu.submission import STATES
 from nbgpu.verbs.call import Call, Context, verb
 from nbgpu.verbs.spec import Arg
 
-KINDS = ("endpoints", "jobs")
+KINDS = ("pods", "endpoints", "jobs")
 
 
 @verb("help", "help deploy", faces=("magic", "cli"), local=True)
@@ -30,11 +31,12 @@ def status() -> Call:
     return Call("GET", "/nbgpu/v1/summary", "Summary", view="status")
 
 
-@verb("ls", "ls jobs", "ls jobs --endpoint work --state failed", overview=3)
+@verb("ls", "ls pods", "ls jobs --endpoint work --state failed", overview=6)
 def ls(
     kind: Annotated[
         str | None,
-        Arg("endpoints, which is the default, or jobs", metavar="endpoints|jobs", complete="kind"),
+        Arg("pods, endpoints or jobs; by default pods and endpoints", metavar="pods|endpoints|jobs",
+            complete="kind"),
     ] = None,
     *,
     endpoint: Annotated[
@@ -46,18 +48,19 @@ def ls(
     ] = None,
     limit: Annotated[int, Arg("at most so many jobs, the newest", metavar="N", short="-n")] = 20,
 ) -> Call:  # fmt: skip
-    """List the endpoints, with state, workers and cost; or the jobs, newest first."""
+    """List pods and endpoints, with state and cost; or the jobs, newest first."""
     if kind not in (None, *KINDS):
         raise UsageProblem(
             f"There is no list of {kind}.{closest(kind or '', KINDS)}",
-            "There are: endpoints, jobs.",
+            "There are: pods, endpoints, jobs.",
         )
     if kind != "jobs":
         if endpoint is not None or state:
             raise UsageProblem(
                 "--endpoint and --state choose among jobs.", "Write: ls jobs --endpoint NAME"
             )
-        return Call("GET", "/nbgpu/v1/summary", "Summary", view="listing")
+        view = {"pods": "pods", "endpoints": "endpoints"}.get(kind or "", "listing")
+        return Call("GET", "/nbgpu/v1/summary", "Summary", view=view)
     if not 1 <= limit <= 10_000:
         raise UsageProblem(f"--limit cannot be {limit}.", "It goes from 1 to 10000.")
     params: dict[str, str | int | list[str]] = {"limit": limit}
@@ -82,12 +85,13 @@ def state_of(text: str) -> str:
     return found
 
 
-@verb("settings", "settings rate.local=0.10")
+@verb("settings", "settings rate.local=0.10", "settings lease.pod=30m")
 def settings(
     *,
     pairs: Annotated[
         dict[str, str] | None,
-        Arg("what to set; rate.local is what an hour of this machine costs, in dollars",
+        Arg("what to set; rate.local is what an hour of this machine costs, in dollars; lease.pod how long "
+            "an idle pod outlives the backend",
             metavar="NAME=VALUE", kind="pairs", complete="setting"),
     ] = None,
 ) -> Call:  # fmt: skip
@@ -98,19 +102,26 @@ def settings(
     """
     if not pairs:
         return Call("GET", "/nbgpu/v1/settings", "Settings", view="settings")
-    rates = {}
+    rates: dict[str, str] = {}
+    body: dict[str, Any] = {}
     for name, value in pairs.items():
+        if name == "lease.pod":
+            try:
+                body["leasePodS"] = seconds(value)
+            except ValueError as error:
+                raise UsageProblem(str(error)) from None
+            continue
         place = name.removeprefix("rate.")
         if place == name or not place:
             raise UsageProblem(
                 f"There is no setting {name}.",
-                "What can be set is rate.PLACE, as in: rate.local=0.10",
+                "What can be set is rate.PLACE, as in rate.local=0.10, and lease.pod, as in lease.pod=30m",
             )
         if not re.fullmatch(r"\d+(\.\d+)?|\.\d+", value.removeprefix("$")):
             raise UsageProblem(
                 f"{name} is dollars an hour, and {value!r} is no amount.", "Write it as in: 0.10"
             )
         rates[place] = value.removeprefix("$")
-    return Call(
-        "PATCH", "/nbgpu/v1/settings", "Settings", {"rates": rates}, again=True, view="settings"
-    )
+    if rates:
+        body["rates"] = rates
+    return Call("PATCH", "/nbgpu/v1/settings", "Settings", body, again=True, view="settings")

@@ -13,11 +13,14 @@ from nbgpu.verbs.spec import Arg, Argument, Verb
 
 MODULES = (
     "nbgpu.verbs.overview",
+    "nbgpu.verbs.pods",
+    "nbgpu.verbs.running",
     "nbgpu.verbs.endpoints",
     "nbgpu.verbs.scaling",
     "nbgpu.verbs.asking",
     "nbgpu.verbs.jobs",
     "nbgpu.verbs.keys",
+    "nbgpu.verbs.stores",
     "nbgpu.verbs.charting",
     "nbgpu.verbs.machine",
 )
@@ -54,12 +57,17 @@ def describe(function: Callable[..., Any]) -> Verb:
         text=text.strip(),
         examples=marks.examples,
         faces=marks.faces,
-        cell="required" if any(a.kind == "cell" for a in arguments) else "never",
+        cell=_cell(arguments),
         local=marks.local,
         overview=marks.overview,
         where=f"{function.__module__}:{function.__name__}",
         arguments=arguments,
     )
+
+
+def _cell(arguments: tuple[Argument, ...]) -> str:
+    kinds = {a.kind for a in arguments}
+    return "required" if "cell" in kinds else "optional" if "script" in kinds else "never"
 
 
 def _argument(parameter: inspect.Parameter, hint: Any) -> Argument:

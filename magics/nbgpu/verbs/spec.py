@@ -15,7 +15,7 @@ FACES = ("magic", "cli", "sdk")
 
 @dataclass(frozen=True, slots=True)
 class Arg:
-    """Annotation of a parameter. `complete` says what a Tab offers: `endpoint`, `model`, `engine`, `verb`."""
+    """Annotation of a parameter. `complete` says what a Tab offers: `endpoint`, `pod`, `model`, `engine`, `verb`."""
 
     help: str
     metavar: str = ""
@@ -27,7 +27,7 @@ class Arg:
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One argument. `kind`: text, int, float, flag, duration, fine, list, map, cell, pairs, rest."""
+    """One argument. `kind`: text, int, float, flag, duration, fine, list, words, map, cell, script, pairs, rest."""
 
     name: str
     flags: tuple[str, ...]  # empty: positional
@@ -46,7 +46,7 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """One verb. `cell`: `never`, or `required` (a magic takes an argument from the cell)."""
+    """One verb. `cell`: `never`, `required` or `optional` (a magic takes an argument from the cell)."""
 
     name: str
     summary: str

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nbgpu_backend.engines.pip import Pip, last_error, trouble
-from nbgpu_backend.engines.venv import Venv, build_once
+from nbgpu_backend.environments.pip import Pip, last_error, trouble
+from nbgpu_backend.environments.venv import Venv, build_once
 from nbgpu_backend.errors import EngineMissing, NbgpuError
 from nbgpu_backend.home import Home
 

@@ -1,4 +1,4 @@
-"""Where the environment of a handler lies: NBGPU_ENGINES/handlers/KEY (see engines/venv.py).
+"""Where the environment of a handler lies: NBGPU_ENGINES/handlers/KEY (see environments/venv.py).
 
 KEY is that of its requirements. Beside it, KEY.log holds all that pip said in the last build. The
 engine.json of a finished one gives the SDK's version (`runpod`), the lines it was made of
@@ -8,19 +8,18 @@ engine.json of a finished one gives the SDK's version (`runpod`), the lines it w
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nbgpu_backend.engines.handler import requirements
 from nbgpu_backend.engines.handler.requirements import Requirements
-from nbgpu_backend.engines.venv import Venv
+from nbgpu_backend.environments.pip_venv import PipVenv
 from nbgpu_backend.home import Home
 
 
 @dataclass(frozen=True, slots=True)
-class Environment(Venv):
+class Environment(PipVenv):
     """One environment, finished or not."""
 
     @classmethod
@@ -31,20 +30,6 @@ class Environment(Venv):
     def beside(cls, home: Home, handler: Path) -> Environment:
         """That of a handler's file, as its requirements read now. Raises BadRequest."""
         return cls.of(home, requirements.read(handler.parent))
-
-    @property
-    def log(self) -> Path:
-        return self.folder.with_name(f"{self.folder.name}.log")
-
-    @property
-    def site(self) -> Path:
-        python = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-        return self.folder / "lib" / python / "site-packages"
-
-    @property
-    def complete(self) -> bool:
-        """Not, either, when the Python that it was made with is gone."""
-        return self.marker.is_file() and self.python.exists()
 
     def facts(self) -> dict[str, Any]:
         """engine.json; empty where there is none yet."""

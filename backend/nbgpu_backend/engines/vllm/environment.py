@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbgpu_backend.engines.venv import Venv
+from nbgpu_backend.environments.venv import Venv
 from nbgpu_backend.errors import EngineMissing
 from nbgpu_backend.home import Home
 

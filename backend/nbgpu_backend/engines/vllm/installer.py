@@ -32,9 +32,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nbgpu_backend.engines.pip import Pip, last_error, progress, trouble
-from nbgpu_backend.engines.venv import Report, build_once
 from nbgpu_backend.engines.vllm.environment import INSTALL, VERSION, Environment
+from nbgpu_backend.environments.pip import Pip, last_error, progress, trouble
+from nbgpu_backend.environments.venv import Report, build_once
 from nbgpu_backend.errors import DiskError, EngineMissing, NbgpuError
 from nbgpu_backend.home import Home
 

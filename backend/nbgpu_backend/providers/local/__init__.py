@@ -8,6 +8,9 @@ parents.py               Parents: starts pre-imported parents, has them fork, en
 locks.py                 the probe of a lock
 records.py               state.json and exit.json
 sweep.py                 ends what is left of an instance whose shim was killed
+pods.py                  LocalPods: folders, environments and agents of pods
+pod_environment.py       what a pod runs in; pod_builder.py, the child process that makes it
+sandbox.py               the command line of bubblewrap; separation.py finds out whether it works
 procfs.py                /proc and the memory limits of cgroups
 
 What is true of an instance is found in this order. `exit.json` is there: it has ended, and nothing

@@ -25,12 +25,14 @@ from nbgpu_backend.providers.base import (
     LaunchSpec,
     Observed,
     ParentSeen,
+    PodHost,
     Post,
     Relay,
 )
 from nbgpu_backend.providers.local import procfs, records
 from nbgpu_backend.providers.local.locks import probe
 from nbgpu_backend.providers.local.parents import Forked, Parents
+from nbgpu_backend.providers.local.pods import LocalPods
 from nbgpu_backend.providers.local.records import State
 from nbgpu_backend.providers.local.relay_client import RelayClient, read_spool
 from nbgpu_backend.providers.local.shim_client import NoAnswer, ShimClient
@@ -51,6 +53,7 @@ class LocalProvider:
         self._home = home
         self._clock = clock
         self._parents = Parents(home)
+        self.pods: PodHost | None = LocalPods(home)
 
     async def launch(self, spec: LaunchSpec) -> Launched:
         """Return once the engine has been exec'ed, or forked by its pre-imported parent.
@@ -71,6 +74,11 @@ class LocalProvider:
             "files": dict(spec.secrets),
             "meta": dict(spec.meta),
             "oom_score_adj": spec.oom_score_adj,
+            "until_us": spec.until_us,
+            "busy_file": spec.busy_file,
+            "memory_bytes": spec.memory_bytes,
+            "process_limit": spec.process_limit,
+            "spare_leader": spec.spare_leader,
         }
         forked, line = Forked(), None
         try:
@@ -140,8 +148,10 @@ class LocalProvider:
                 return records.parse_exit(await ShimClient(self._folder(name)).wait())
             await asyncio.sleep(0.02)
 
-    async def renew(self, name: str, ttl_s: float) -> bool:
-        return await self._ask(name, lambda shim: shim.renew(ttl_s), "its lease was not extended")
+    async def renew(self, name: str, ttl_s: float, until_us: int | None = None) -> bool:
+        return await self._ask(
+            name, lambda shim: shim.renew(ttl_s, until_us), "its lease was not extended"
+        )
 
     async def pause(self, name: str, oom_score_adj: int) -> bool:
         return await self._ask(name, lambda shim: shim.pause(True, oom_score_adj), "it runs on")

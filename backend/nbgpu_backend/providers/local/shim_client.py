@@ -60,9 +60,10 @@ class ShimClient:
         """state.json with lease_s (seconds left), stopping (a reason, or None) and paused."""
         return await ask(self._folder, {"op": "status"}, ANSWER_S)
 
-    async def renew(self, ttl_s: float) -> bool:
+    async def renew(self, ttl_s: float, until_us: int | None) -> bool:
         """False when the instance is already ending."""
-        return "error" not in await ask(self._folder, {"op": "renew", "ttl_s": ttl_s}, ANSWER_S)
+        request = {"op": "renew", "ttl_s": ttl_s, "until_us": until_us}
+        return "error" not in await ask(self._folder, request, ANSWER_S)
 
     async def pause(self, stop: bool, oom_score_adj: int) -> bool:
         """Stop the process group, or let it go on. False when the instance is already ending."""

@@ -97,10 +97,11 @@ def to_line(error: NbgpuError) -> dict[str, object]:
 
 
 def from_line(line: dict[str, object], host: str) -> NbgpuError:
-    """What the tunnel, or host.py through it, answered."""
+    """What the tunnel answered, with a next step, or host.py through it, without."""
     kind, what = str(line.get("kind")), str(line["error"])
-    if kind in LINK_ERRORS:
-        return LINK_ERRORS[kind](what, str(line.get("next_step") or ""))
+    if "next_step" in line:
+        known = LINK_ERRORS.get(kind) or HOST_ERRORS.get(kind, HostFailed)
+        return known(what, str(line["next_step"]), code=kind)
     sentence = f"{host}: {what.rstrip('.')}."
     if kind == "disk":
         return DiskError(sentence, "Free some space there, in the home of that user.")

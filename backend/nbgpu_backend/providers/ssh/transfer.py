@@ -254,6 +254,10 @@ class _told:
             return
         if not self._up.connection.transport.is_active() or isinstance(error, EOFError):
             raise LinkCut("The connection broke while a file was sent.", "It goes on.") from None
+        if isinstance(error, FileNotFoundError):
+            raise NotFound(
+                f"There is no folder for {self._remote} on the host.", "Make it first."
+            ) from None
         if isinstance(error, (OSError, paramiko.SSHException)):
             raise DiskError(
                 f"The file could not be copied ({self._remote}: {str(error).rstrip('.')}).",

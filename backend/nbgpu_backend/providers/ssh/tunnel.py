@@ -35,7 +35,7 @@ from typing import Any
 
 from nbgpu_backend.errors import BadRequest, DiskError, NbgpuError
 from nbgpu_backend.providers.ssh import host, ports
-from nbgpu_backend.providers.ssh.errors import HostFailed, LinkCut, to_line
+from nbgpu_backend.providers.ssh.errors import LinkCut, from_line, to_line
 from nbgpu_backend.providers.ssh.exposed import Exposed, listen_at
 from nbgpu_backend.providers.ssh.sessions import Forbidden
 from nbgpu_backend.providers.ssh.transfer import Transfer
@@ -206,7 +206,7 @@ class Tunnel:
             if kind != "line":
                 raise self._cut()
             if "error" in answer:
-                raise _failure(answer)
+                raise from_line(answer, self._uplink.settings.name)
             if ready is not None:
                 await ready(client, {})
         except BaseException:
@@ -338,11 +338,6 @@ def target_of(request: dict[str, Any]) -> dict[str, Any]:
 
 def _patience(request: dict[str, Any], usual: float = PATIENCE_S) -> float:
     return float(request.get("patience_s", usual))
-
-
-def _failure(answer: dict[str, Any]) -> NbgpuError:
-    """What host.py refused, handed on with its kind."""
-    return HostFailed(str(answer["error"]), code=str(answer["kind"]))
 
 
 def main(arguments: list[str]) -> int:

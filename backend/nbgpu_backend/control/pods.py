@@ -352,7 +352,7 @@ class Pods:
             text = "; ".join(f"{skip.what}: {skip.text}" for skip in choice.skipped)
             raise Unavailable(
                 f"No GPU that was asked for is here: {text}.",
-                "Open it with --cpu N instead, or see: nbgpu offers",
+                "Open it with --cpu N instead.",
                 code="no_gpu",
             )
         spec.nbgpu.requirements = list(check(spec.nbgpu.requirements))

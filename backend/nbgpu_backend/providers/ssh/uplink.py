@@ -75,7 +75,7 @@ class Uplink:
         """
         end = time.monotonic() + patience_s
         while True:
-            if self.up is not None:
+            if self.up is not None and self.up.channel.alive:
                 return self.up
             if self.state == "refused" and self.why is not None and not self._asked.is_set():
                 raise self.why

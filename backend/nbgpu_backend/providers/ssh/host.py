@@ -1008,6 +1008,7 @@ def hello(request: Json) -> Json:
     found = {
         "python": "%d.%d.%d" % sys.version_info[:3],
         "executable": sys.executable,
+        "code": os.path.dirname(os.path.abspath(__file__)),
         "boot_id": boot_id(),
         "hostname": socket.gethostname(),
         "machine": os.uname().machine,

@@ -56,6 +56,12 @@ def engine() -> Environment:
 
 
 @pytest.fixture(scope="session")
+def pod_engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The environments of pods on hosts, shared by all hosts of the run."""
+    return tmp_path_factory.mktemp("pod-engines")
+
+
+@pytest.fixture(scope="session")
 def tiny_llama(engine: Environment) -> Path:
     """A random Llama of half a million parameters, made offline, once."""
     return tiny_model.ensure(engine.python, engine.folder.parent / "tiny-llama")

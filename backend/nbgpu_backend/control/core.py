@@ -18,6 +18,7 @@ from nbgpu_backend.billing.rates import Rate, load, store
 from nbgpu_backend.clock import Clock
 from nbgpu_backend.control.endpoint import COLD_STARTS, EndpointControl
 from nbgpu_backend.control.endpoints import Endpoints
+from nbgpu_backend.control.hosts import Hosts
 from nbgpu_backend.control.keys import load as load_keys
 from nbgpu_backend.control.keys import store_uses
 from nbgpu_backend.control.memory import MEASURE_S, MemoryKeeper
@@ -69,6 +70,7 @@ class Core:
         self.services = services
         self.endpoints = Endpoints(services)
         self.pods = Pods(services, lambda name: self.endpoints.find(name) is not None)
+        self.hosts = Hosts(services, self.pods)
         self.endpoints.others = lambda name: self.pods.find(name) is not None
         self.orphans: dict[str, Observed] = {}
         self.streams: set[Callable[[], None]] = set()  # each ends one stream of events
@@ -129,8 +131,7 @@ class Core:
         """Load the endpoints, adopt their workers, begin the books."""
         await self._load_endpoints()
         await self._load_jobs()
-        for settings in sorted(self.services.home.hosts.glob("*/host.json")):
-            self.services.sites.add(settings.parent.name)
+        self.hosts.load()
         await self.pods.load()
         await self._adopt()
         self.pods.begin()

@@ -147,11 +147,7 @@ def test_a_host_that_is_not_heard_is_not_dead(tmp_path: Path, pod_engines: Path,
             early = home.http.delete("/v2/pods/train", timeout=60)
             assert early.status_code == 503 and "heard" in early.json()["detail"]
             net.restore(0)
-            try:
-                until(lambda: home.state() == "stopped", within=40)  # as it was asked to be
-            except AssertionError:
-                print(home.pod()["nbgpu"]["state"], home.pod()["nbgpu"]["reason"], home.log()[-3000:], (home.home.hosts / "lab1" / "log").read_text()[-1500:])
-                raise
+            until(lambda: home.state() == "stopped", within=60)  # as it was asked to be
             home.http.post("/v2/pods/train/action", json={"action": "start"}).raise_for_status()
             home.pod_ready()
             seen = [i for i in home.output(run=run["id"]) if i["type"] == "stream"]

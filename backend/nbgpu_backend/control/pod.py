@@ -654,9 +654,10 @@ class PodControl:
         return False
 
     async def _end_by_itself(self, code: str, text: str) -> None:
-        self._stop = self._reason(code, text)
-        self._become("stopping", code, text)
-        await self._book.tell("pod.stopping", f"{self.name} stops: {text}")
+        if self._stop is None:  # or somebody has said before why
+            self._stop = self._reason(code, text)
+            self._become("stopping", code, text)
+            await self._book.tell("pod.stopping", f"{self.name} stops: {text}")
         await self._end_instance()
 
     # --- the end ----------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ async def test_a_long_cut_ends_what_was_in_flight_and_files_go_on(
 
         def tell(name: str, done: int, size: int) -> None:
             moved[name] = done
-            if all(1 << 20 < each for each in moved.values()):
+            if all(each > 1 << 20 for each in moved.values()):
                 begun.set()
 
         transfers = [

@@ -84,6 +84,8 @@ class Transfer:
     async def _tell(self, say: Say) -> None:
         while True:
             await asyncio.sleep(TOLD_S)
+            if not self._size:
+                continue  # its link is waited for
             with suppress(OSError):
                 await say({"done": self._done, "size": self._size})
 

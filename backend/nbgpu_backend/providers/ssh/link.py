@@ -20,6 +20,7 @@ from typing import Any
 from nbgpu_backend.errors import BackendError
 from nbgpu_backend.providers.ssh.errors import LinkCut, from_line
 
+HELLO = b"nbgpu-tunnel-1\n"
 HELD = 75  # another tunnel holds the lock
 START_S = 20.0
 LINE_LIMIT = 128 << 20
@@ -205,13 +206,21 @@ class Link:
             return None
         try:
             # the path of a socket has 107 bytes at most, a folder's any number
-            return await asyncio.open_unix_connection(
+            reader, writer = await asyncio.open_unix_connection(
                 f"/proc/self/fd/{folder}/sock", limit=LINE_LIMIT
             )
         except OSError:
             return None
         finally:
             os.close(folder)
+        try:
+            async with asyncio.timeout(START_S):
+                if await reader.readline() == HELLO:
+                    return reader, writer
+        except (OSError, TimeoutError):
+            pass  # one that was dying, or that is stopped
+        writer.close()
+        return None
 
     async def _runs(self) -> bool:
         streams = await self._dial()

@@ -4,8 +4,9 @@ FOLDER is NBGPU_HOME/hosts/NAME/. It holds `host.json` (see settings.py), `lock`
 life; exit code 75 where another holds it), `sock`, `exposed.json` and `log`. It outlives whoever
 starts it, and ends after `idle_s` without a client, or when asked.
 
-The socket takes one request a connection, a JSON object on a line, and answers with lines; a failure
-is {"error", "kind", "next_step"}. `patience_s` (10) is how long a request waits for the link.
+The socket says HELLO to who connects, so that nobody's request is lost on one that is dying. It takes
+one request a connection, a JSON object on a line, and answers with lines; a failure is
+{"error", "kind", "next_step"}. `patience_s` (10) is how long a request waits for the link.
   {"op": "status"}                    -> see Uplink.status, with "exposed" and "pid"; never waits
   {"op": "hello"}                     -> host.py's hello, with what works there
   {"op": "call", "request"}           -> the lines of host.py (see its ops); closing ends it
@@ -42,6 +43,7 @@ from nbgpu_backend.providers.ssh.transfer import Transfer
 from nbgpu_backend.providers.ssh.transport import agent_at
 from nbgpu_backend.providers.ssh.uplink import Uplink
 
+HELLO = b"nbgpu-tunnel-1\n"
 HELD, BAD_FOLDER = 75, 64
 PATIENCE_S = 10.0
 LINE_LIMIT = 64 << 20
@@ -117,6 +119,7 @@ class Tunnel:
         """One connection, from its request to its end."""
         self._clients += 1
         try:
+            await send(client, HELLO)
             request = await _request(client)
             if request is None:
                 return

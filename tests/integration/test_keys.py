@@ -390,7 +390,8 @@ def test_a_home_of_an_earlier_version_is_brought_up_to_date(backend: BackendProc
     backend.records("old", 1)
     backend.shutdown(everything=True)
     for path, revision, statements in (
-        (backend.home.state_db, "0003", ("DROP TABLE keys", "ALTER TABLE jobs DROP COLUMN api_key")),
+        (backend.home.state_db, "0003", ("DROP TABLE keys", "ALTER TABLE jobs DROP COLUMN api_key", "DROP TABLE pods",
+         "DROP TABLE volumes")),
         (backend.home.telemetry_db, "0002",
          ("DROP TABLE key_usage", "ALTER TABLE requests DROP COLUMN key",
           "ALTER TABLE requests DROP COLUMN trace")),

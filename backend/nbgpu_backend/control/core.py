@@ -172,6 +172,7 @@ class Core:
             await self._find_late()
             for name in list(self.orphans):
                 await self._end_orphan(name)
+            await self.hosts.hang_up()
             for parent in await self.services.provider.parents():
                 with contextlib.suppress(NbgpuError):
                     await self.services.provider.stop_parent(parent.key)

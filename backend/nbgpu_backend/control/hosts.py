@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -123,6 +124,12 @@ class Hosts:
         draft = Draft(self._services.clock.now(), "host.removed", f"The host {name} is removed")
         await self._services.state.commit(None, draft)
 
+    async def hang_up(self) -> None:
+        """End the tunnels. What runs on the hosts runs on."""
+        for name in self.names():
+            with contextlib.suppress(NbgpuError):
+                await self._link(name).end()
+
     # --- below
 
     def _link(self, name: str) -> Link:
@@ -139,10 +146,8 @@ class Hosts:
         return [control.name for control in self._pods.all() if control.site.name == name]
 
     async def _forget(self, link: Link, folder: Path) -> None:
-        try:
+        with contextlib.suppress(NbgpuError):  # it ends by itself, once nobody asks it
             await link.end()
-        except NbgpuError:
-            pass  # it ends by itself, once nobody asks it
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     def _view(self, name: str, status: dict[str, Any]) -> schema.Host:

@@ -104,7 +104,7 @@ function Details({ row, busy }: { row: EndpointRow; busy: boolean }): React.Reac
   };
   const story = (subject: string): React.ReactElement => (
     <WhyStory
-      key={subject}
+      key={`why ${subject}`}
       subject={subject}
       mark={stamp(row, subject)}
       rate={told => toldRate(told, row)}
@@ -199,7 +199,7 @@ function Details({ row, busy }: { row: EndpointRow; busy: boolean }): React.Reac
           </span>
         )}
       </div>
-      {scaling && <ScaleForm key={name} draft={scaling} onClose={closeScale} />}
+      {scaling && <ScaleForm key={`scale ${name}`} draft={scaling} onClose={closeScale} />}
       {keyed && <Keys key={`keys ${name}`} shown={keyed} onClose={closeKeys} />}
       {why === name && story(name)}
       <Warm row={row} />

@@ -50,7 +50,11 @@ class Notebook:
             sys.stderr.write(traceback_of(content))
 
     def note(self, text: str) -> None:
-        sys.stderr.write(f"{text}\n")
+        from nbgpu.results.shape import html_pre
+
+        _flush()
+        faint = f'<div style="opacity:.75">{html_pre(text)}</div>'
+        live.shell().display_pub.publish(data={"text/plain": text, "text/html": faint}, metadata={})
 
 
 class Terminal:

@@ -415,10 +415,17 @@ class Core:
             self.lag_ms = round(max(recent), 2)
 
     async def _measure_memory(self) -> None:
-        while True:
-            # a host that is not heard holds up no other
-            await asyncio.gather(*(site.memory.measure() for site in self.services.sites.all()))
-            await asyncio.sleep(MEASURE_S)
+        measuring: dict[str, asyncio.Task[None]] = {}
+        try:
+            while True:
+                for site in self.services.sites.all():
+                    last = measuring.get(site.name)
+                    if last is None or last.done():  # a host that is not heard holds up no other
+                        measuring[site.name] = asyncio.create_task(site.memory.measure())
+                await asyncio.sleep(MEASURE_S)
+        finally:
+            for task in measuring.values():
+                task.cancel()
 
     async def _prune(self) -> None:
         while True:

@@ -9,6 +9,7 @@ from pathlib import Path
 from nbgpu_backend.control.probe import health_check
 from nbgpu_backend.control.records import ModelRecord
 from nbgpu_backend.control.services import Services
+from nbgpu_backend.control.sites import LOCAL
 from nbgpu_backend.domain.names import complaint, did_you_mean
 from nbgpu_backend.domain.placement import Wanted, choose, gpu_list
 from nbgpu_backend.engines.base import Engine
@@ -62,7 +63,13 @@ def _check_balancer(spec: CreateEndpoint) -> None:
 
 
 def _check_place(place: Place, services: Services) -> None:
-    if place.on != "local":
+    if place.on != LOCAL and services.sites.find(place.on) is not None:
+        raise Unavailable(
+            f"Endpoints run on this machine; on {place.on} there are pods only.",
+            "Leave --on out.",
+            code="no_workers_there",
+        )
+    if place.on != LOCAL:
         raise NotFound(
             f"There is no place '{place.on}'.", "This machine is --on local.", code="no_place"
         )

@@ -28,7 +28,7 @@ from nbgpu_backend.control.records import EndpointRecord, InstanceRecord
 from nbgpu_backend.control.relay_link import RelayLink
 from nbgpu_backend.control.services import Services
 from nbgpu_backend.control.settings import load_lease, store_lease
-from nbgpu_backend.control.sites import LOCAL, Sites
+from nbgpu_backend.control.sites import LOCAL, Site, Sites
 from nbgpu_backend.engines import engine
 from nbgpu_backend.errors import DiskError, NbgpuError, NotFound
 from nbgpu_backend.home import Home
@@ -421,7 +421,7 @@ class Core:
                 for site in self.services.sites.all():
                     last = measuring.get(site.name)
                     if last is None or last.done():  # a host that is not heard holds up no other
-                        measuring[site.name] = asyncio.create_task(site.memory.measure())
+                        measuring[site.name] = asyncio.create_task(_measured(site))
                 await asyncio.sleep(MEASURE_S)
         finally:
             for task in measuring.values():
@@ -450,6 +450,11 @@ class Core:
         swept = await self.services.jobs.sweep(files)
         if swept:
             log.info("%d files of jobs that were never submitted are removed", swept)
+
+
+async def _measured(site: Site) -> None:
+    with contextlib.suppress(OSError):  # the folder of a host that was removed meanwhile
+        await site.memory.measure()
 
 
 async def _forever(work: Coroutine[Any, Any, None]) -> None:

@@ -26,6 +26,7 @@ from nbgpu_backend.schema import hosts as schema
 from nbgpu_backend.store.state import Draft
 
 CONNECT_S = 60.0  # for the first time: the code is copied
+TRIES, AGAIN_S = 20, 0.1
 CLOCK_MS = 5000.0  # a difference that would spoil what is judged by the clock
 
 
@@ -119,8 +120,8 @@ class Hosts:
                 f"Delete them first: nbgpu delete {pods[0]}",
                 code="host_in_use",
             )
-        await self._forget(link, self._folder / name)
         self._services.sites.remove(name)
+        await self._forget(link, self._folder / name)
         draft = Draft(self._services.clock.now(), "host.removed", f"The host {name} is removed")
         await self._services.state.commit(None, draft)
 
@@ -146,9 +147,13 @@ class Hosts:
         return [control.name for control in self._pods.all() if control.site.name == name]
 
     async def _forget(self, link: Link, folder: Path) -> None:
-        with contextlib.suppress(NbgpuError):  # it ends by itself, once nobody asks it
-            await link.end()
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        for _ in range(TRIES):  # somebody who asked in between has started its tunnel again
+            with contextlib.suppress(NbgpuError, OSError):
+                await link.end()
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            if _gone(folder):
+                return
+            await asyncio.sleep(AGAIN_S)
 
     def _view(self, name: str, status: dict[str, Any]) -> schema.Host:
         settings = HostSettings.load(self._folder / name)
@@ -165,6 +170,10 @@ class Hosts:
             pods=self._on(name),
             rate_per_hour=plain(self._services.rate(name).per_hour),
         )
+
+
+def _gone(folder: Path) -> bool:
+    return not folder.exists()
 
 
 def code() -> dict[str, str]:

@@ -1,0 +1,118 @@
+"""Local unix sockets that lead to sockets, or ports, of the host."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+Lead = Callable[[socket.socket, dict[str, Any]], Awaitable[None]]
+BACKLOG = 128
+
+
+class Exposed:
+    """`lead` takes an accepted connection and where it leads, and ends with it.
+
+    What is exposed is written down, so that the tunnel which follows a killed one listens again.
+    """
+
+    def __init__(self, record: Path, lead: Lead) -> None:
+        self._record = record
+        self._lead = lead
+        self._table: dict[str, dict[str, Any]] = {}
+        self._listening: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self._table)
+
+    def restore(self) -> None:
+        """Listen where a former tunnel did; places whose folder is gone are left out."""
+        with suppress(OSError, ValueError, AttributeError):
+            for local, target in json.loads(self._record.read_bytes()).items():
+                with suppress(OSError):
+                    self._listen(local, target)
+            self._write()
+
+    def add(self, local: str, target: dict[str, Any]) -> None:
+        """Raises OSError. A place that is exposed already leads to the new target from now on."""
+        if local in self._table and Path(local).is_socket():
+            self._table[local] = target
+        else:
+            self._stop(local)
+            self._listen(local, target)
+        self._write()
+
+    def remove(self, local: str) -> bool:
+        known = local in self._table
+        self._stop(local)
+        if known:
+            self._write()
+        return known
+
+    def close(self) -> None:
+        """Listen no more; the record stays for the next tunnel."""
+        for local in list(self._table):
+            self._stop(local)
+
+    def _listen(self, local: str, target: dict[str, Any]) -> None:
+        listener = listen_at(Path(local))
+        self._table[local] = target
+        self._listening[local] = asyncio.create_task(self._accept(local, listener))
+
+    def _stop(self, local: str) -> None:
+        self._table.pop(local, None)
+        if (task := self._listening.pop(local, None)) is not None:
+            task.cancel()
+            with suppress(OSError):
+                Path(local).unlink()
+
+    async def _accept(self, local: str, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        tasks: set[asyncio.Task[None]] = set()
+        with listener:
+            while True:
+                client, _ = await loop.sock_accept(listener)
+                client.setblocking(False)
+                task = asyncio.ensure_future(self._one(client, self._table[local]))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+
+    async def _one(self, client: socket.socket, target: dict[str, Any]) -> None:
+        try:
+            await self._lead(client, target)
+        finally:
+            client.close()
+
+    def _write(self) -> None:
+        fresh = self._record.with_suffix(".tmp")
+        with suppress(OSError):  # a full disk: what is exposed works, and is lost with this tunnel
+            fresh.write_text(json.dumps(self._table))
+            fresh.rename(self._record)
+
+
+def listen_at(path: Path) -> socket.socket:
+    """A unix socket for its owner alone. Through a descriptor of its folder: a path has 107 bytes at most."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        with suppress(FileNotFoundError):
+            path.unlink()
+        mask = os.umask(0o177)
+        try:
+            listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+        finally:
+            os.umask(mask)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.close(folder)
+    return listener

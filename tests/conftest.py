@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbgpu_backend
 import pytest
 from nbgpu_backend.engines.vllm.environment import Environment
 from nbgpu_backend.home import Home
@@ -53,6 +56,21 @@ def engine() -> Environment:
     if not environment.complete:
         pytest.skip(f"no engine in {environment.folder}: run `make engine`")
     return environment
+
+
+@pytest.fixture(scope="session")
+def pod_engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The environments of pods on hosts, shared by all hosts of the run. One is built here: a host in a
+    network of its own reaches no package index."""
+    folder = tmp_path_factory.mktemp("pod-engines")
+    room = Path(nbgpu_backend.__file__).parent / "providers" / "ssh" / "room.py"
+    wanted = {"do": "make", "pod": "none", "volume": "none", "inside": "", "requirements": []}
+    done = subprocess.run(
+        [sys.executable, str(room)], env={**os.environ, "HOME": str(folder)}, capture_output=True,
+        input=json.dumps(wanted), text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout.splitlines()[-1])["kind"] == "done", done.stdout
+    return folder / ".nbgpu" / "engines"
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,11 @@ class Home:
         return self.root / "secrets.json"
 
     @property
+    def hosts(self) -> Path:
+        """Own servers, a folder each, with the settings and the tunnel of one."""
+        return self.root / "hosts"
+
+    @property
     def kernels(self) -> Path:
         """Kernel specs of the pods that run."""
         return self.root / "kernels"

@@ -11,6 +11,8 @@ import pytest
 
 from demo.notebook import execute
 from tests.support.backend import CLONE, BackendProcess
+from tests.support.ssh_pods import share_engines
+from tests.support.sshd import Sshd, serving
 
 
 @pytest.mark.vllm
@@ -101,3 +103,22 @@ def test_the_pods_notebook_runs_cells_and_moves_values_and_files(
     assert "from the notebook and from the pod" in said("print(open('answer.txt').read())")
     assert backend.get("/nbgpu/v1/summary")["pods"] == []
     assert backend.backend.token not in done.html.read_text()
+
+
+def test_the_notebook_of_own_servers_opens_a_pod_on_one(
+    backend: BackendProcess, pod_engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NBGPU_HOME", str(backend.home.root))
+    with serving(Sshd(tmp_path / "server")) as server:
+        share_engines(server, pod_engines)
+        hop = server.hop()
+        monkeypatch.setenv("NBGPU_EXAMPLE_SERVER", f"{hop.user}@{hop.address}:{hop.port}")
+        monkeypatch.setenv("NBGPU_EXAMPLE_OPTIONS", f"--key {server.user_key} --yes")
+        source = Path(shutil.copy(CLONE / "notebooks" / "own-servers.ipynb", tmp_path))
+        done = execute(source, tmp_path / "out", lambda line: None)
+    notebook = nbformat.read(done.notebook, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    (total,) = next(cell for cell in code if cell.source == "total").outputs
+    assert total.data["text/plain"] == "4950"
+    assert backend.get("/nbgpu/v1/hosts")["hosts"] == []

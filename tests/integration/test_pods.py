@@ -21,6 +21,8 @@ from tests.support.pods import (
     status_of,
     text_of,
 )
+from tests.support.ssh_pods import add_host, share_engines
+from tests.support.sshd import Sshd, serving
 from tests.support.waiting import until
 
 needs_sandbox = pytest.mark.skipif(not sandboxed(), reason="bubblewrap does not work here")
@@ -32,6 +34,24 @@ def home(tmp_path: Path) -> Iterator[PodBackend]:
     backend.start()
     yield backend
     backend.shutdown(everything=True)
+
+
+@pytest.fixture(params=["local", "lab1"])
+def anywhere(
+    request: pytest.FixtureRequest, tmp_path: Path, pod_engines: Path
+) -> Iterator[PodBackend]:
+    """A backend whose pods are on this machine, and one whose pods are on a host over SSH."""
+    if request.param == "local":
+        yield request.getfixturevalue("home")
+        return
+    backend = PodBackend(tmp_path / "home")
+    backend.place = request.param
+    with serving(Sshd(tmp_path / "server")) as server:
+        share_engines(server, pod_engines)
+        add_host(backend, server, request.param)
+        backend.start()
+        yield backend
+        backend.shutdown(everything=True)
 
 
 def counted(text: str) -> list[int]:
@@ -66,85 +86,89 @@ def test_a_pod_is_opened_used_stopped_started_and_deleted(home: PodBackend) -> N
     assert kinds.index("pod.deleted") < kinds.index("pod.ready") < kinds.index("pod.created")
 
 
-def test_nothing_that_a_cell_started_outlives_its_pod(home: PodBackend) -> None:
-    home.open_pod()
+def test_nothing_that_a_cell_started_outlives_its_pod(anywhere: PodBackend) -> None:
+    anywhere.open_pod()
     cell = "import subprocess; subprocess.Popen('setsid sh -c \"sleep 98765 &\"', shell=True)"
-    home.run(cell)
+    anywhere.run(cell)
     until(lambda: processes_with("98765"))
-    home.delete_pod()
+    anywhere.delete_pod()
     assert processes_with("98765") == []
 
 
-def test_errors_results_and_input_come_as_jupyter_has_them(home: PodBackend) -> None:
-    home.open_pod()
-    items = home.run("print('before'); 1/0")
+def test_errors_results_and_input_come_as_jupyter_has_them(anywhere: PodBackend) -> None:
+    anywhere.open_pod()
+    items = anywhere.run("print('before'); 1/0")
     kinds = [i["type"] for i in items]
     assert status_of(items) == "error" and "error" in kinds
     error = next(i for i in items if i["type"] == "error")
     assert error["content"]["ename"] == "ZeroDivisionError" and error["content"]["traceback"]
-    result = next(i for i in home.run("{'a': 1}") if i["type"] == "execute_result")
+    result = next(i for i in anywhere.run("{'a': 1}") if i["type"] == "execute_result")
     assert result["content"]["data"]["text/plain"] == "{'a': 1}"
 
-    run = home.start_run("print('hello', input('who? '))")
+    run = anywhere.start_run("print('hello', input('who? '))")
     heard = []
-    for item in home.output(run=run["id"]):
+    for item in anywhere.output(run=run["id"]):
         heard.append(item)
         if item["type"] == "input_request":
             assert item["content"]["prompt"] == "who? "
             given = {"run": run["id"], "value": "Ada"}
-            assert home.http.post("/nbgpu/v1/pods/train/input", json=given).status_code == 204
+            assert anywhere.http.post("/nbgpu/v1/pods/train/input", json=given).status_code == 204
     assert "hello Ada" in text_of(heard)
 
 
 def test_a_long_cell_is_interrupted_and_the_kernel_restarted_with_its_sockets(
-    home: PodBackend,
+    anywhere: PodBackend,
 ) -> None:
-    home.open_pod()
-    before = home.get("/nbgpu/v1/pods/train/kernel")
-    run = home.start_run("import time\nprint('up')\ntime.sleep(1000)")
-    for item in home.output(run=run["id"]):
+    anywhere.open_pod()
+    before = anywhere.get("/nbgpu/v1/pods/train/kernel")
+    run = anywhere.start_run("import time\nprint('up')\ntime.sleep(1000)")
+    for item in anywhere.output(run=run["id"]):
         if item["type"] == "stream":
-            home.http.post("/nbgpu/v1/pods/train/kernel", json={"action": "interrupt"})
+            anywhere.http.post("/nbgpu/v1/pods/train/kernel", json={"action": "interrupt"})
         last = item
     assert last["type"] == "run_ended" and last["content"]["status"] in ("error", "interrupted")
-    after = home.http.post("/nbgpu/v1/pods/train/kernel", json={"action": "restart"}).json()
+    after = anywhere.http.post("/nbgpu/v1/pods/train/kernel", json={"action": "restart"}).json()
     assert after["generation"] == before["generation"] + 1
     assert after["connection"] is not None
-    assert home.printed("print('last' in dir())") == "False\n"
+    assert anywhere.printed("print('last' in dir())") == "False\n"
 
 
-def test_output_goes_on_where_it_broke_off_though_the_backend_was_killed(home: PodBackend) -> None:
-    home.open_pod()
+def test_output_goes_on_where_it_broke_off_though_the_backend_was_killed(
+    anywhere: PodBackend,
+) -> None:
+    anywhere.open_pod()
     code = "import time\nfor n in range(1, 101):\n    print(n, flush=True)\n    time.sleep(0.03)"
-    run = home.start_run(code)
+    run = anywhere.start_run(code)
     items: list[dict[str, Any]] = []
     for _ in range(3):
-        for item in home.output(run=run["id"], since=items[-1]["n"] if items else 0):
+        for item in anywhere.output(run=run["id"], since=items[-1]["n"] if items else 0):
             items.append(item)
             if len(items) % 7 == 0:
                 break
-    home.kill()
-    home.start()
-    home.pod_ready()
-    items += home.output(run=run["id"], since=items[-1]["n"])
+    anywhere.kill()
+    anywhere.start()
+    anywhere.pod_ready()
+    items += anywhere.output(run=run["id"], since=items[-1]["n"])
     assert counted(text_of(items)) == list(range(1, 101))
     assert [i["n"] for i in items] == sorted({i["n"] for i in items})
     assert status_of(items) == "ok"
 
 
-def test_a_backend_adopts_a_busy_pod_with_its_bill(home: PodBackend) -> None:
-    home.http.patch("/nbgpu/v1/settings", json={"rates": {"local": "3600"}}).raise_for_status()
-    home.open_pod()
-    pid = home.printed("import os; print(os.getpid())")
-    limit = home.pod()["nbgpu"]["use"]["memoryLimit"]
-    home.run("kept = 'still here'")
-    home.kill()
-    home.start()
-    home.pod_ready()
-    assert home.printed("print(kept)") == "still here\n"
-    assert home.printed("import os; print(os.getpid())") == pid
-    assert home.pod()["nbgpu"]["use"]["memoryLimit"] == limit
-    pod = home.pod()
+def test_a_backend_adopts_a_busy_pod_with_its_bill(anywhere: PodBackend) -> None:
+    anywhere.http.patch(
+        "/nbgpu/v1/settings", json={"rates": {anywhere.place: "3600"}}
+    ).raise_for_status()
+    anywhere.open_pod()
+    pid = anywhere.printed("import os; print(os.getpid())")
+    limit = anywhere.pod()["nbgpu"]["use"]["memoryLimit"]
+    anywhere.run("kept = 'still here'")
+    anywhere.kill()
+    anywhere.start()
+    anywhere.pod_ready()
+    assert anywhere.printed("print(kept)") == "still here\n"
+    assert anywhere.printed("import os; print(os.getpid())") == pid
+    assert anywhere.pod()["nbgpu"]["use"]["memoryLimit"] == limit
+    pod = anywhere.pod()
     seconds = (time.time() * 1e6 - pod["nbgpu"]["startedUs"]) / 1e6
     assert float(pod["nbgpu"]["costSoFar"]) >= seconds - 2  # a dollar a second, from its start on
 
@@ -173,16 +197,16 @@ def test_a_lease_ends_an_idle_pod_without_a_backend_and_spares_a_busy_one(home: 
     assert gone["status"] == "EXITED" and gone["nbgpu"]["reason"]["code"] == "lease"
 
 
-def test_an_idle_pod_is_told_of_its_stop_stopped_and_can_be_extended(home: PodBackend) -> None:
-    home.open_pod(limits={"idleStopS": 10})
-    warned = until(lambda: _event(home, "pod.idle_warning"), within=20)
+def test_an_idle_pod_is_told_of_its_stop_stopped_and_can_be_extended(anywhere: PodBackend) -> None:
+    anywhere.open_pod(limits={"idleStopS": 10})
+    warned = until(lambda: _event(anywhere, "pod.idle_warning"), within=20)
     assert re.fullmatch(r"train stops in \d+ s: nobody uses it", warned["text"])
-    home.http.post("/nbgpu/v1/pods/train/extend", json={"seconds": 12}).raise_for_status()
-    at = home.pod()["nbgpu"]["stopsAtUs"]
+    anywhere.http.post("/nbgpu/v1/pods/train/extend", json={"seconds": 12}).raise_for_status()
+    at = anywhere.pod()["nbgpu"]["stopsAtUs"]
     assert 8 < at / 1e6 - time.time() < 13
-    until(lambda: home.state() == "stopped", within=25)
+    until(lambda: anywhere.state() == "stopped", within=25)
     assert time.time() >= at / 1e6
-    assert home.pod()["nbgpu"]["reason"]["text"] == "nobody used it for 10 s"
+    assert anywhere.pod()["nbgpu"]["reason"]["text"] == "nobody used it for 10 s"
 
 
 def test_a_busy_kernel_is_use(home: PodBackend) -> None:
@@ -192,31 +216,33 @@ def test_a_busy_kernel_is_use(home: PodBackend) -> None:
     assert home.state() == "busy"
 
 
-def test_money_ends_it(home: PodBackend) -> None:
-    home.http.patch("/nbgpu/v1/settings", json={"rates": {"local": "3600"}}).raise_for_status()
-    home.open_pod(limits={"maxCost": "6"})
-    until(lambda: home.state() == "stopped", within=30)
-    reason = home.pod()["nbgpu"]["reason"]
+def test_money_ends_it(anywhere: PodBackend) -> None:
+    anywhere.http.patch(
+        "/nbgpu/v1/settings", json={"rates": {anywhere.place: "3600"}}
+    ).raise_for_status()
+    anywhere.open_pod(limits={"maxCost": "6"})
+    until(lambda: anywhere.state() == "stopped", within=30)
+    reason = anywhere.pod()["nbgpu"]["reason"]
     assert (reason["code"], reason["text"]) == ("max_cost", "it has cost $6")
 
 
 def test_one_that_eats_memory_ends_with_the_reason_and_its_neighbour_lives(
-    home: PodBackend,
+    anywhere: PodBackend,
 ) -> None:
-    home.open_pod("neighbour", wait=False)
-    home.open_pod("eater", limits={"memoryBytes": 400_000_000})
-    home.pod_ready("neighbour")
-    home.start_run("held = bytearray(900 << 20)", "eater")
-    until(lambda: home.state("eater") == "failed", within=20)
-    assert "GB are allowed" in home.pod("eater")["nbgpu"]["reason"]["text"]
-    assert home.printed("print('alive')", "neighbour") == "alive\n"
+    anywhere.open_pod("neighbour", wait=False)
+    anywhere.open_pod("eater", limits={"memoryBytes": 400_000_000})
+    anywhere.pod_ready("neighbour")
+    anywhere.start_run("held = bytearray(900 << 20)", "eater")
+    until(lambda: anywhere.state("eater") == "failed", within=20)
+    assert "GB are allowed" in anywhere.pod("eater")["nbgpu"]["reason"]["text"]
+    assert anywhere.printed("print('alive')", "neighbour") == "alive\n"
 
 
-def test_a_fork_bomb_in_a_pod_is_bounded(home: PodBackend) -> None:
-    home.open_pod(limits={"processes": 64})
-    home.start_run("import subprocess, time\nwhile True: subprocess.Popen(['sleep', '98764'])")
-    until(lambda: home.state() == "failed", within=30)
-    assert "64 are allowed" in home.pod()["nbgpu"]["reason"]["text"]
+def test_a_fork_bomb_in_a_pod_is_bounded(anywhere: PodBackend) -> None:
+    anywhere.open_pod(limits={"processes": 64})
+    anywhere.start_run("import subprocess, time\nwhile True: subprocess.Popen(['sleep', '98764'])")
+    until(lambda: anywhere.state() == "failed", within=30)
+    assert "64 are allowed" in anywhere.pod()["nbgpu"]["reason"]["text"]
     assert processes_with("98764") == []
 
 
@@ -267,25 +293,25 @@ def test_secrets_reach_the_pod_and_nothing_else(home: PodBackend) -> None:
             assert b"hush-98763" not in path.read_bytes(), path
 
 
-def test_opening_again_attaches_changes_or_says_what_would_be_lost(home: PodBackend) -> None:
+def test_opening_again_attaches_changes_or_says_what_would_be_lost(anywhere: PodBackend) -> None:
     asked: dict[str, Any] = {"name": "train", "nbgpu": {"converge": True}}
-    home.http.post("/v2/pods", json=asked).raise_for_status()
-    home.pod_ready()
-    home.run("kept = 1")
-    again = home.http.post("/v2/pods", json=asked)
+    anywhere.http.post("/v2/pods", json=asked).raise_for_status()
+    anywhere.pod_ready()
+    anywhere.run("kept = 1")
+    again = anywhere.http.post("/v2/pods", json=asked)
     assert (again.status_code, again.json()["nbgpu"]["outcome"]) == (200, "attached")
     asked["nbgpu"]["limits"] = {"idleStopS": 600}
-    changed = home.http.post("/v2/pods", json=asked).json()["nbgpu"]
+    changed = anywhere.http.post("/v2/pods", json=asked).json()["nbgpu"]
     assert changed["outcome"] == "changed"
     assert changed["changes"] == [{"field": "limits.idleStopS", "old": 1800, "new": 600}]
     asked["env"] = {"A": "1"}
-    lost = home.http.post("/v2/pods", json=asked)
+    lost = anywhere.http.post("/v2/pods", json=asked)
     assert lost.status_code == 409 and "nbgpu stop train" in lost.json()["detail"]
-    assert home.printed("print(kept)") == "1\n"
-    home.stop_pod()
-    home.http.post("/v2/pods", json=asked).raise_for_status()
-    home.pod_ready()
-    assert home.printed("import os; print(os.environ['A'])") == "1\n"
+    assert anywhere.printed("print(kept)") == "1\n"
+    anywhere.stop_pod()
+    anywhere.http.post("/v2/pods", json=asked).raise_for_status()
+    anywhere.pod_ready()
+    assert anywhere.printed("import os; print(os.environ['A'])") == "1\n"
 
 
 def test_names_are_shared_with_endpoints_and_bad_wishes_are_refused(home: PodBackend) -> None:
@@ -308,10 +334,10 @@ def test_names_are_shared_with_endpoints_and_bad_wishes_are_refused(home: PodBac
     assert taken.status_code in (404, 409)
 
 
-def test_a_requirement_that_does_not_exist_is_named(home: PodBackend) -> None:
-    home.open_pod(requirements=["nbgpu-no-such-package==9.9"], wait=False)
-    until(lambda: home.state() == "failed", within=60)
-    reason = home.pod()["nbgpu"]["reason"]
+def test_a_requirement_that_does_not_exist_is_named(anywhere: PodBackend) -> None:
+    anywhere.open_pod(requirements=["nbgpu-no-such-package==9.9"], wait=False)
+    until(lambda: anywhere.state() == "failed", within=60)
+    reason = anywhere.pod()["nbgpu"]["reason"]
     assert reason["code"] == "environment" and "nbgpu-no-such-package" in reason["text"]
 
 
@@ -337,40 +363,44 @@ def test_a_volume_of_its_own_can_be_kept(home: PodBackend) -> None:
     assert (Path(volume["nbgpu"]["path"]) / "kept.txt").exists()
 
 
-def test_files_go_in_and_out_and_a_broken_transfer_goes_on(home: PodBackend) -> None:
+def test_files_go_in_and_out_and_a_broken_transfer_goes_on(anywhere: PodBackend) -> None:
     import hashlib
 
-    home.open_pod()
+    anywhere.open_pod()
     data = bytes(range(256)) * 8192  # 2 MiB
     digest, half = hashlib.sha256(data).hexdigest(), len(data) // 2
     whole = {"path": "in/data.bin", "size": len(data)}
-    short = home.http.put("/nbgpu/v1/pods/train/file", params=whole, content=data[:half])
+    short = anywhere.http.put("/nbgpu/v1/pods/train/file", params=whole, content=data[:half])
     assert short.status_code >= 400
 
     def part() -> bool:
-        stat = home.http.get("/nbgpu/v1/pods/train/stat", params={"path": "in/data.bin"}).json()
+        stat = anywhere.http.get("/nbgpu/v1/pods/train/stat", params={"path": "in/data.bin"}).json()
         return not stat["exists"] and stat["part"] == half
 
     until(part)  # it writes what it has got
     rest = {**whole, "offset": half, "sha256": digest}
-    put = home.http.put("/nbgpu/v1/pods/train/file", params=rest, content=data[half:])
+    put = anywhere.http.put("/nbgpu/v1/pods/train/file", params=rest, content=data[half:])
     assert put.status_code == 200, put.text
-    stat = home.http.get(
+    stat = anywhere.http.get(
         "/nbgpu/v1/pods/train/stat", params={"path": "in/data.bin", "hash": True}
     ).json()
     assert (stat["sha256"], stat["part"]) == (digest, 0)
-    got = home.http.get("/nbgpu/v1/pods/train/file", params={"path": "in/data.bin", "offset": 5})
+    got = anywhere.http.get(
+        "/nbgpu/v1/pods/train/file", params={"path": "in/data.bin", "offset": 5}
+    )
     assert got.content == data[5:]
-    listed = home.http.get("/nbgpu/v1/pods/train/files", params={"path": ".", "recursive": True})
+    listed = anywhere.http.get(
+        "/nbgpu/v1/pods/train/files", params={"path": ".", "recursive": True}
+    )
     assert "in/data.bin" in [f["path"] for f in listed.json()["files"]]
-    lost = home.http.get("/nbgpu/v1/pods/train/file", params={"path": "nothing"})
+    lost = anywhere.http.get("/nbgpu/v1/pods/train/file", params={"path": "nothing"})
     assert lost.status_code == 404
 
 
-def test_a_port_in_the_pod_is_reached_from_here(home: PodBackend) -> None:
+def test_a_port_in_the_pod_is_reached_from_here(anywhere: PodBackend) -> None:
     import urllib.request
 
-    home.open_pod(network="none" if sandboxed() else "host")
+    anywhere.open_pod(network="none" if sandboxed() else "host")
     code = (
         "import http.server, threading\n"
         "server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), http.server.SimpleHTTPRequestHandler)\n"
@@ -378,11 +408,11 @@ def test_a_port_in_the_pod_is_reached_from_here(home: PodBackend) -> None:
         "open('hello.txt', 'w').write('from inside')\n"
         "print(server.server_address[1])"
     )
-    port = int(home.printed(code))
-    found = home.http.post("/nbgpu/v1/pods/train/ports", json={"port": port}).json()
+    port = int(anywhere.printed(code))
+    found = anywhere.http.post("/nbgpu/v1/pods/train/ports", json={"port": port}).json()
     with urllib.request.urlopen(found["url"] + "hello.txt", timeout=10) as answer:
         assert answer.read() == b"from inside"
-    home.stop_pod()
+    anywhere.stop_pod()
     with pytest.raises(OSError):
         urllib.request.urlopen(found["url"], timeout=5)
 
@@ -420,14 +450,14 @@ def test_everything_is_stopped_at_once(home: PodBackend) -> None:
     assert home.state() == "stopped" and home.row("chat")["state"] == "stopped"
 
 
-def test_why_logs_and_history_know_pods(home: PodBackend) -> None:
-    home.open_pod(limits={"idleStopS": 600})
-    why = home.get("/nbgpu/v1/why/train")
+def test_why_logs_and_history_know_pods(anywhere: PodBackend) -> None:
+    anywhere.open_pod(limits={"idleStopS": 600})
+    why = anywhere.get("/nbgpu/v1/why/train")
     assert why["subject"] == "pod" and any("it stops in" in fact for fact in why["facts"])
-    home.run("import os; os.system('echo to the log >&2')")
-    kinds = [e["kind"] for e in home.get("/nbgpu/v1/history?endpoint=train")["events"]]
+    anywhere.run("import os; os.system('echo to the log >&2')")
+    kinds = [e["kind"] for e in anywhere.get("/nbgpu/v1/history?endpoint=train")["events"]]
     assert "pod.ready" in kinds
-    summary = home.get("/nbgpu/v1/summary")
+    summary = anywhere.get("/nbgpu/v1/summary")
     assert [p["name"] for p in summary["pods"]] == ["train"]
 
 

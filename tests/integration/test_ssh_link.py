@@ -366,3 +366,115 @@ async def test_a_request_that_is_none_harms_nobody(link: Link, tmp_path: Path) -
         await link.call({"op": "no-such-op"})
     with pytest.raises(Exception, match="not understood"):
         await link.call({"op": "launch"})
+
+
+async def test_a_launch_that_was_cut_leaves_one_instance_or_none(server: Sshd, link: Link) -> None:
+    """Whoever was told `cut` looks, and launches the name again: it never runs twice."""
+    spec = document(f"echo one >> {server.root}/ran; sleep 100")
+    for number in range(4):
+        name = f"instances/nbgpu-t-cut-{number}"
+        (server.root / "ran").unlink(missing_ok=True)
+        await link.call({"op": "stat", "path": "."}, patience_s=20)
+        launching = asyncio.create_task(
+            link.call({"op": "launch", "folder": name, "document": spec})
+        )
+        await asyncio.sleep(0.01 * number)
+        for pid in server.programs():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(LinkCut):
+            await launching
+        async with asyncio.timeout(20):
+            while True:
+                seen = await link.call({"op": "look", "folder": name}, patience_s=20)
+                if seen["state"] == "running" and seen["status"]:
+                    break
+                again = await link.call({"op": "launch", "folder": name, "document": spec})
+                assert again["code"] in (0, 75, 76), again
+        await asyncio.to_thread(until, lambda: (server.root / "ran").exists())
+        assert (server.root / "ran").read_text() == "one\n"
+        await ended(link, name)
+
+
+# files of people
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000, 65 << 20])
+async def test_a_file_goes_there_and_back(
+    server: Sshd, link: Link, tmp_path: Path, size: int
+) -> None:
+    source = tmp_path / 'it\'s "a" [file]*? \\.bin'
+    source.write_bytes(os.urandom(size))
+    source.chmod(0o750)
+    told: list[tuple[int, int]] = []
+    (server.home / "data").mkdir(exist_ok=True)
+    sent = await link.put(source, "~/data", progress=lambda *now: told.append(now))
+    there = server.home / "data" / source.name
+    assert there.read_bytes() == source.read_bytes() and there.stat().st_mode & 0o777 == 0o750
+    assert sent["size"] == size
+    assert (await link.call({"op": "hash", "path": str(there)})) == sent
+    (tmp_path / "back").mkdir()
+    got = await link.get(str(there), tmp_path / "back")
+    back = tmp_path / "back" / source.name
+    assert got == sent and back.read_bytes() == source.read_bytes()
+    assert back.stat().st_mode & 0o777 == 0o750
+    assert all(done <= all_of_it == size for done, all_of_it in told), told
+    assert [x.name for x in there.parent.iterdir() if x.name.startswith(".")] == []
+    there.unlink()
+
+
+async def test_a_transfer_goes_on_from_its_part_and_starts_anew_from_a_wrong_one(
+    server: Sshd, link: Link, tmp_path: Path
+) -> None:
+    source, part = tmp_path / "f", server.nbgpu / ".f.part"
+    source.write_bytes(os.urandom(3 << 20))
+    for beginning in (source.read_bytes()[: 1 << 20], b"of another file", bytes(5 << 20)):
+        part.write_bytes(beginning)
+        await link.put(source, "f")
+        assert (server.nbgpu / "f").read_bytes() == source.read_bytes() and not part.exists()
+        (tmp_path / ".g.part").write_bytes(beginning)
+        await link.get("f", tmp_path / "g")
+        assert (tmp_path / "g").read_bytes() == source.read_bytes()
+        assert not (tmp_path / ".g.part").exists()
+
+
+async def test_files_that_cannot_be_moved_are_said_so(link: Link, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("x")
+    with pytest.raises(NotFound, match="no/folder"):
+        await link.put(tmp_path / "f", "no/folder/f")
+    with pytest.raises(NotFound, match="no-such"):
+        await link.put(tmp_path / "no-such", "f")
+    with pytest.raises(NotFound, match="nothing"):
+        await link.get("nothing", tmp_path / "g")
+
+
+# what is there
+
+
+SMI = """#!/bin/sh
+case "$*" in *memory.total*csv,noheader,nounits*) ;; *) exit 9;; esac
+echo '0, GPU-1a, NVIDIA A100-SXM4-80GB, 81920, 1024, 7, 550.54, 00000000:07:00.0, Disabled'
+echo '1, GPU-2b, NVIDIA A100-SXM4-80GB, 81920, [N/A], [N/A], 550.54, 00000000:0F:00.0, Enabled'
+"""
+
+
+async def test_gpus_are_told_and_so_is_why_there_are_none(tmp_path: Path) -> None:
+    needs_sshd()
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    smi = programs / "nvidia-smi"
+    with serving(Sshd(tmp_path / "server")) as server:
+        (server.home / ".bashrc").write_text(f"PATH={programs}:$PATH\n")
+        async with linked(tmp_path / "hosts", server.settings()) as link:
+            smi.write_text(SMI)
+            smi.chmod(0o755)
+            first, second = (await link.hello())["gpus"]
+            assert (first["name"], first["memory_total_mib"], first["mig"]) == (
+                "NVIDIA A100-SXM4-80GB",
+                81920,
+                False,
+            )
+            assert (second["index"], second["memory_used_mib"], second["mig"]) == (1, None, True)
+            smi.write_text("#!/bin/sh\necho Driver/library version mismatch.\nexit 18\n")
+            seen = await link.hello()
+            assert seen["gpus"] == [] and "version mismatch" in seen["gpus_why"]

@@ -30,8 +30,13 @@ def sandboxed() -> bool:
 
 
 class PodBackend(BackendProcess):
+    """`place` is where pods are opened that say nothing else."""
+
+    place = "local"
+
     def open_pod(self, name: str = "train", *, wait: bool = True, **extras: Any) -> dict[str, Any]:
         """`extras` are ours; `limits` gets an idle stop of its own accord. Waits until it is ready."""
+        extras.setdefault("place", {"on": self.place})
         body = {key: extras.pop(key) for key in ("env", "image", "gpu", "mounts") if key in extras}
         answer = self.http.post("/v2/pods", json={"name": name, **body, "nbgpu": extras})
         assert answer.status_code in (200, 201), answer.text

@@ -14,7 +14,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -266,6 +265,15 @@ class Net:
     def restore(self, host: int) -> None:
         _ip("link", "set", f"{self.hosts[host]}v", "master", self.bridge)
 
+    def slow(self, host: int, mbit: int) -> None:
+        """So fast at most, each way. Skips the test where the kernel cannot."""
+        shape = ("root", "tbf", "rate", f"{mbit}mbit", "burst", "256kb", "latency", "50ms")
+        name = self.hosts[host]
+        for enter, device in ((), f"{name}v"), (self.enter(host), "eth0"):
+            command = [*enter, "tc", "qdisc", "replace", "dev", device, *shape]
+            if subprocess.run(command, capture_output=True).returncode:
+                pytest.skip("no traffic shaping here (tc, tbf)")
+
     def stop(self) -> None:
         for name in self.hosts:
             _ip("link", "del", f"{name}v", check=False)
@@ -304,7 +312,3 @@ def _kill(pid: int) -> int:
 
 def wait_gone(pid: int, within: float = 10.0) -> None:
     until(lambda: (row := procfs.stat(pid)) is None or not row.alive, within=within)
-
-
-def now() -> float:
-    return time.monotonic()

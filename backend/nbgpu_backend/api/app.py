@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from nbgpu_backend.api import (
     changes,
+    hosts,
     jobs,
     keys,
     nbgpu,
@@ -38,6 +39,7 @@ def build(core: Core, token: str, version: str, shutdown: Callable[[bool], None]
     app.include_router(pods.volume_routes(core))
     app.include_router(pod_inside.routes(core))
     app.include_router(secrets.routes(core))
+    app.include_router(hosts.routes(core))
     app.include_router(nbgpu.routes(core, version, shutdown))
     app.include_router(changes.routes(core))
     app.include_router(jobs.routes(core))

@@ -14,7 +14,7 @@ from nbgpu_backend.control.core import Core
 from nbgpu_backend.control.summary import summary_of
 from nbgpu_backend.control.views import endpoint_view, memory_view
 from nbgpu_backend.control.why import Explainer
-from nbgpu_backend.errors import BadRequest, NbgpuError
+from nbgpu_backend.errors import NbgpuError
 from nbgpu_backend.schema.endpoints import Endpoint, Warm
 from nbgpu_backend.schema.events import EventList
 from nbgpu_backend.schema.metrics import Columns, CostSeries
@@ -30,8 +30,6 @@ from nbgpu_backend.schema.summary import (
     Why,
 )
 from nbgpu_backend.telemetry.frames import request_columns, worker_columns
-
-PLACES = ("local",)
 
 
 def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRouter:
@@ -142,7 +140,7 @@ def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRou
 
     @router.get("/settings")
     async def settings() -> Settings:
-        rates = {place: services.rate(place) for place in PLACES}
+        rates = {place: services.rate(place) for place in services.sites.names()}
         return Settings(
             rates={place: f"{rate.per_hour:f}" for place, rate in rates.items()},
             rate_sources={place: rate.source for place, rate in rates.items()},
@@ -153,8 +151,7 @@ def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRou
     async def change_settings(change: SettingsChange) -> Settings:
         parsed = {place: parse(text) for place, text in change.rates.items()}
         for place in parsed:
-            if place not in PLACES:
-                raise BadRequest(f"There is no place '{place}'.", "This machine is rate.local.")
+            services.sites.get(place)
         for place, per_hour in parsed.items():
             await core.set_rate(place, Rate(per_hour, change.source))
         if change.lease_pod_s is not None:

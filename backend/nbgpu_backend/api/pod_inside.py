@@ -42,12 +42,11 @@ OCTETS, LINES = "application/octet-stream", "application/x-ndjson"
 def routes(core: Core) -> APIRouter:
     router = APIRouter(prefix="/nbgpu/v1/pods/{pod}", tags=["pods"])
     services, pods = core.services, core.pods
-    host = core.pod_host
 
     @router.get("/kernel")
     async def get_kernel(pod: str) -> Kernel:
         control = pods.get(pod)
-        return with_sockets(await control.require().ask("status"), host, control.id)
+        return with_sockets(await control.require().ask("status"), control.sockets)
 
     @router.post("/kernel")
     async def act_on_kernel(pod: str, wanted: KernelAction) -> Kernel:
@@ -55,7 +54,7 @@ def routes(core: Core) -> APIRouter:
         said = await control.require().ask(
             "kernel", action=wanted.action, signum=wanted.signum, timeout_s=KERNEL_S
         )
-        return with_sockets(said, host, control.id)
+        return with_sockets(said, control.sockets)
 
     @router.post("/runs")
     async def run(pod: str, wanted: CreateRun) -> Run:

@@ -18,6 +18,7 @@ from nbgpu_backend.billing.rates import Rate, load, store
 from nbgpu_backend.clock import Clock
 from nbgpu_backend.control.endpoint import COLD_STARTS, EndpointControl
 from nbgpu_backend.control.endpoints import Endpoints
+from nbgpu_backend.control.hosts import Hosts
 from nbgpu_backend.control.keys import load as load_keys
 from nbgpu_backend.control.keys import store_uses
 from nbgpu_backend.control.memory import MEASURE_S, MemoryKeeper
@@ -27,11 +28,14 @@ from nbgpu_backend.control.records import EndpointRecord, InstanceRecord
 from nbgpu_backend.control.relay_link import RelayLink
 from nbgpu_backend.control.services import Services
 from nbgpu_backend.control.settings import load_lease, store_lease
+from nbgpu_backend.control.sites import LOCAL, Sites
 from nbgpu_backend.engines import engine
 from nbgpu_backend.errors import DiskError, NbgpuError, NotFound
 from nbgpu_backend.home import Home
 from nbgpu_backend.hub.fetcher import Fetcher
-from nbgpu_backend.providers.base import Exit, Observed, PodHost, WorkerHost
+from nbgpu_backend.providers.base import Exit, Observed, WorkerHost
+from nbgpu_backend.providers.ssh.link import Link
+from nbgpu_backend.providers.ssh.provider import SshHost
 from nbgpu_backend.serving.board import JobBoard
 from nbgpu_backend.serving.external import ExternalWorkers
 from nbgpu_backend.serving.keys import Keyring
@@ -65,10 +69,8 @@ class Core:
         """`files`: those of jobs, from before this backend."""
         self.services = services
         self.endpoints = Endpoints(services)
-        host = services.provider.pods
-        assert host is not None  # every provider that there is can run pods
-        self.pod_host: PodHost = host
-        self.pods = Pods(services, host, lambda name: self.endpoints.find(name) is not None)
+        self.pods = Pods(services, lambda name: self.endpoints.find(name) is not None)
+        self.hosts = Hosts(services, self.pods)
         self.endpoints.others = lambda name: self.pods.find(name) is not None
         self.orphans: dict[str, Observed] = {}
         self.streams: set[Callable[[], None]] = set()  # each ends one stream of events
@@ -92,6 +94,9 @@ class Core:
             return installation_id(connection), load(connection), keys, load_lease(connection)
 
         installation, rates, keys, lease_s = await state.database.writer.write(read)
+        memory = MemoryKeeper(host, clock, host)
+        sites = Sites(clock, lambda name: SshHost(Link(home.hosts / name)))
+        sites.set_local(host, memory)
         jobs, upstream = JobStore(state.database, home.jobs), session()
         files = await asyncio.to_thread(jobs.files)
         return cls(
@@ -105,7 +110,8 @@ class Core:
                 pulse=Pulse(clock),
                 ledger=book,
                 provider=host,
-                memory=MemoryKeeper(host, clock),
+                memory=memory,
+                sites=sites,
                 keys=keys,
                 fetcher=Fetcher(home, clock),
                 session=upstream,
@@ -125,6 +131,7 @@ class Core:
         """Load the endpoints, adopt their workers, begin the books."""
         await self._load_endpoints()
         await self._load_jobs()
+        self.hosts.load()
         await self.pods.load()
         await self._adopt()
         self.pods.begin()
@@ -230,7 +237,7 @@ class Core:
         """The last lines of its log, also of one that has ended."""
         if control.instance is not None:
             with contextlib.suppress(NbgpuError):
-                return await self.services.provider.logs(control.instance.name, count)
+                return await control.site.host.logs(control.instance.name, count)
         return list(control.tail)[-count:]
 
     async def stop_all(self) -> list[str]:
@@ -326,6 +333,11 @@ class Core:
         open_rows = select(instances).where(instances.c.ended_us.is_(None))
         for row in await services.state.rows(open_rows):
             record = InstanceRecord.load(row)
+            if record.provider != LOCAL:
+                # whether its host is heard or not: what is true there is found out by and by
+                there = Observed(name=record.name, state="running", pid=record.pid)
+                await self.pods.adopt(record, there, await self._lost(record))
+                continue
             seen = found.pop(record.name, None) or Observed(name=record.name, state="gone")
             control = self.endpoints.by_id(record.endpoint_id)
             if control is None:
@@ -403,7 +415,8 @@ class Core:
 
     async def _measure_memory(self) -> None:
         while True:
-            await self.services.memory.measure()
+            # a host that is not heard holds up no other
+            await asyncio.gather(*(site.memory.measure() for site in self.services.sites.all()))
             await asyncio.sleep(MEASURE_S)
 
     async def _prune(self) -> None:

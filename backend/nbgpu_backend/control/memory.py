@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from nbgpu_backend.clock import Clock
 from nbgpu_backend.domain.memory import Reservations, Verdict
 from nbgpu_backend.errors import NbgpuError
-from nbgpu_backend.providers.base import ParentSeen, WorkerHost
+from nbgpu_backend.providers.base import InstanceHost, ParentHost, ParentSeen
 
 FLOOR = 512 << 20  # bytes that are left to everybody else
 MEASURE_S = 10.0
@@ -21,10 +21,17 @@ Evict = Callable[[str], None]  # is given for what
 class MemoryKeeper:
     """`evict` of a holder ends it; `wait` asks to be called once when something was freed."""
 
-    def __init__(self, provider: WorkerHost, clock: Clock, floor: int = FLOOR) -> None:
+    def __init__(
+        self,
+        provider: InstanceHost,
+        clock: Clock,
+        parents: ParentHost | None = None,
+        floor: int = FLOOR,
+    ) -> None:
         self.table = Reservations(floor)
         self.parents: list[ParentSeen] = []
         self._provider = provider
+        self._parents = parents
         self._clock = clock
         self._evict: dict[str, Evict] = {}
         self._names: dict[str, str] = {}  # holder -> the provider's name of its instance
@@ -88,7 +95,8 @@ class MemoryKeeper:
             for holder, name in self._names.items():
                 if size := held.get(name):
                     self.table.measured(holder, size)
-            self._see(await self._provider.parents())
+            if self._parents is not None:
+                self._see(await self._parents.parents())
         for holder in self.table.relieve(self._provider.available_memory()):
             self._end(holder, "this machine's memory runs short")
 
@@ -116,5 +124,6 @@ class MemoryKeeper:
 
     async def _stop_parent(self, holder: str) -> None:
         with contextlib.suppress(NbgpuError):
-            await self._provider.stop_parent(holder.removeprefix(PARENT))
+            if self._parents is not None:
+                await self._parents.stop_parent(holder.removeprefix(PARENT))
         self.release(holder)

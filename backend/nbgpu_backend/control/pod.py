@@ -24,19 +24,20 @@ from nbgpu_backend.control.pod_ports import Ports
 from nbgpu_backend.control.pod_records import PodRecord
 from nbgpu_backend.control.records import InstanceRecord
 from nbgpu_backend.control.services import Services
+from nbgpu_backend.control.sites import LOCAL, Site
 from nbgpu_backend.control.wording import span
 from nbgpu_backend.domain import pods as rules
 from nbgpu_backend.domain.placement import CPU, Choice, Skip, Wanted, choose, gpu_list
-from nbgpu_backend.errors import NbgpuError, Unavailable
+from nbgpu_backend.errors import NbgpuError, NotFound, Unavailable
 from nbgpu_backend.providers.base import (
     Exit,
     Gpu,
     LaunchSpec,
     Observed,
-    PodHost,
     PodPlan,
     Separation,
 )
+from nbgpu_backend.providers.ssh.errors import AWAY
 from nbgpu_backend.schema.common import Reason
 from nbgpu_backend.schema.pods import Preparation
 from nbgpu_backend.store.secrets import Secrets, unknown
@@ -47,6 +48,8 @@ POLL_S = 1.0
 SOON_S = 0.05  # between looks while somebody waits for it to be ready
 RENEWALS = 3  # in the length of a lease
 READY_S = 90.0
+AWAY_S = 5.0  # without a word of an agent on a host
+LEAD_S = 5.0
 KERNEL_S = 75.0
 RETRY_S = 2.0  # while there is no room
 MEMORY_NEEDED = 300_000_000  # of an agent and a kernel that have not begun to work
@@ -65,13 +68,14 @@ class PodControl:
     def __init__(
         self,
         services: Services,
-        host: PodHost,
+        site: Site,
         record: PodRecord,
         taken: Callable[[], Collection[int]] = tuple,
     ) -> None:
         self.record = record
         self._services = services
-        self.agent = PodAgent(host, record.id, record.name)
+        self.site = site
+        self.agent = PodAgent(site.pods, record.id, record.name)
         self.ports = Ports(self.agent)
         self.state = "stopped"
         self.reason = self._reason("stopped", "it was not started yet")
@@ -80,6 +84,10 @@ class PodControl:
         self.preparation = Preparation(state="none")
         self.seen: dict[str, Any] = {}  # what its agent said last
         self.seen_at = 0.0
+        self.sockets = ""  # what the paths of its kernel's sockets begin with
+        self._led_at = 0.0
+        self._postponed = asyncio.Event()  # it is ended once its host is heard
+        self._ending: asyncio.Task[None] | None = None
         self.skipped: tuple[Skip, ...] = ()
         self.tail: tuple[str, ...] = ()  # of the log of the last one that ended
         self.had: set[int] = set()  # indices of its GPUs, when it was taken over
@@ -87,8 +95,8 @@ class PodControl:
         self.generation = 0
         self.gpus: tuple[Gpu, ...] = ()  # that it has
         self._taken = taken
-        self._host = host
-        self._book = PodBook(services, record)
+        self._host = site.pods
+        self._book = PodBook(services, site.host, record)
         self._specs = KernelSpecs(services.home.kernels, services.home.root)
         self._life: asyncio.Task[None] | None = None
         self._stop: Reason | None = None
@@ -121,6 +129,11 @@ class PodControl:
     def running(self) -> bool:
         """Its agent answers."""
         return self.state in ("idle", "busy")
+
+    @property
+    def ended(self) -> bool:
+        """Nothing of it runs, as far as is known."""
+        return self._over.is_set()
 
     @property
     def kernelspec(self) -> str | None:
@@ -197,11 +210,13 @@ class PodControl:
         if self._life is None or self._life.done():
             self._stop = None
             self._over.clear()
+            self._postponed.clear()
             self._become("preparing", "preparing", "its room is made")
             self._life = asyncio.create_task(self._guard(self._begin()))
 
     async def stop(self, code: str, text: str) -> None:
-        """End it; returns when nothing of it runs. Whoever says it first is the reason."""
+        """End it; returns when nothing of it runs, or its host is not heard: then it is ended once it is.
+        Whoever says it first is the reason."""
         if self._stop is None and not self._over.is_set():
             self._stop = self._reason(code, text)
             if self.instance is None:
@@ -210,8 +225,11 @@ class PodControl:
             else:
                 self._become("stopping", code, text)
                 await self._book.tell("pod.stopping", f"{self.name} stops: {text}")
-                await self._end_instance()
-        await self._over.wait()
+                self._ending = asyncio.create_task(self._end_instance())
+        waits = [asyncio.create_task(e.wait()) for e in (self._over, self._postponed)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in waits:
+            task.cancel()
 
     async def restart(self) -> None:
         await self.stop("restart", "it is started again")
@@ -234,16 +252,16 @@ class PodControl:
         """This backend ends; the pod runs on."""
         self.ports.close()
         await self._end_life()
+        if self._ending is not None:
+            self._ending.cancel()
 
     def adopt(self, instance: InstanceRecord, seen: Observed) -> None:
         """Take over one that runs already."""
         self._stop = None
         self._over.clear()
-        listed = seen.meta.get("gpus")
-        self.had = {int(index) for index in listed} if isinstance(listed, list) else set()
-        limit = seen.meta.get("memory")
-        self.memory_limit = limit if isinstance(limit, int) else 0
-        instance.pid = seen.pid
+        self._postponed.clear()
+        self._remember(seen)
+        instance.pid = seen.pid or instance.pid
         instance.started_us = instance.started_us or seen.started_us
         self.instance = instance
         self._become("starting", "adopted", "found running, and taken over")
@@ -267,7 +285,7 @@ class PodControl:
             text = str(error) or type(error).__name__
             if self.instance is not None:
                 with contextlib.suppress(NbgpuError):
-                    await self._services.provider.stop(self.instance.name, 0)
+                    await self.site.host.stop(self.instance.name, 0)
                 await self._finish(Exit(None, None, "fault", self._services.clock.now(), (text,)))
             else:
                 await self._fail("fault", text)
@@ -312,7 +330,7 @@ class PodControl:
             choice = choose(wanted, rules.offers(listed, taken), {}, {}, elapsed)
             self.skipped = choice.skipped
             said = "; ".join(f"{skip.what}: {skip.text}" for skip in choice.skipped)
-            verdict = services.memory.admit(MEMORY_NEEDED, self.name)
+            verdict = self.site.memory.admit(MEMORY_NEEDED, self.name)
             if choice.gpu is not None and verdict.fits and not verdict.evict:
                 mine = rules.pick(listed, taken, choice.gpu, choice.count)
                 self.gpus = tuple(gpu for gpu in here if gpu.index in mine)
@@ -329,7 +347,7 @@ class PodControl:
         """False: it failed, and that is written down."""
         services, record, spec = self._services, self.record, self.record.spec
         limits = spec.nbgpu.limits
-        free = services.provider.available_memory() - services.memory.table.floor
+        free = self.site.host.available_memory() - self.site.memory.table.floor
         self.memory_limit = limits.memory_bytes or max(MEMORY_NEEDED, free)
         rate = services.rate(spec.nbgpu.place.on)
         if choice.per_hour is not None:
@@ -358,13 +376,13 @@ class PodControl:
             "grace_s": limits.grace_s,
         }  # fmt: skip
         command = await self._host.command(self.plan(), config, self._env(token, instance))
-        services.memory.reserve_pod(instance.id, MEMORY_NEEDED)
+        self.site.memory.reserve_pod(instance.id, MEMORY_NEEDED)
         self.instance = instance
         await self._book.intent(instance)
         self._become("starting", "launched", "its kernel starts")
         ends = [e.at_us for e in [self._first_end(rate)] if e is not None]
         try:
-            launched = await services.provider.launch(
+            launched = await self.site.host.launch(
                 LaunchSpec(
                     name=instance.name,
                     generation=generation,
@@ -389,7 +407,7 @@ class PodControl:
                 )
             )
         except NbgpuError as error:
-            seen = await services.provider.observe(instance.name)  # an ambiguous failure?
+            seen = await self._patiently(instance.name)  # an ambiguous failure?
             if seen.state != "running" or seen.pid is None:
                 await self._finish(Exit(None, None, "launch", services.clock.now(), (str(error),)))
                 return False
@@ -419,8 +437,12 @@ class PodControl:
         return {
             **env,
             "NBGPU_POD": self.name,
-            "NBGPU_URL": self._services.url,
-            "NBGPU_TOKEN": token,
+            # from a host this backend cannot be reached
+            **(
+                {"NBGPU_URL": self._services.url, "NBGPU_TOKEN": token}
+                if self.site.name == LOCAL
+                else {}
+            ),
             "RUNPOD_POD_ID": self.id,
             "RUNPOD_POD_HOSTNAME": self.name,
             "RUNPOD_DC_ID": instance.provider,
@@ -432,30 +454,69 @@ class PodControl:
     async def _resume(self) -> None:
         services, instance = self._services, self.instance
         assert instance is not None
+        if self.site.name != LOCAL and not await self._found_there(instance):
+            return
         self.separation = await self._host.separation()
         if self.had:
             self.gpus = tuple(gpu for gpu in await self._host.gpus() if gpu.index in self.had)
-        services.memory.reserve_pod(instance.id, MEMORY_NEEDED)
+        self.site.memory.reserve_pod(instance.id, MEMORY_NEEDED)
         if instance.id not in services.ledger.accounts:
             await self._book.opened(instance, services.rate(instance.provider))
         await self._live()
+
+    async def _found_there(self, instance: InstanceRecord) -> bool:
+        """Is it still there, on a host that may not be heard for a while? Its end is written down."""
+        seen = await self._patiently(instance.name)
+        if seen.state == "running":
+            self._remember(seen)
+            return True
+        lost = Exit(None, None, "lost", self._services.clock.now(), (), True)
+        await self._finish(seen.exit or lost)
+        return False
+
+    def _remember(self, seen: Observed) -> None:
+        """What was given to it at its launch."""
+        limit, listed = seen.meta.get("memory"), seen.meta.get("gpus")
+        self.memory_limit = limit if isinstance(limit, int) else 0
+        self.had = {int(index) for index in listed} if isinstance(listed, list) else set()
 
     # --- life -------------------------------------------------------------------------------------
 
     async def _live(self) -> None:
         assert self.instance is not None
-        watch = asyncio.create_task(self._services.provider.wait(self.instance.name))
+        watch = asyncio.create_task(self.site.host.wait(self.instance.name))
         follow = asyncio.create_task(self._follow(self.instance))
         try:
             await asyncio.wait((watch, follow), return_when=asyncio.FIRST_COMPLETED)
             if follow.done() and not follow.cancelled() and (fault := follow.exception()):
                 raise fault
-            ended = await watch
+            ended = await self._last_word(watch)
         finally:
             for task in (watch, follow):
                 task.cancel()
             await asyncio.gather(watch, follow, return_exceptions=True)
         await self._finish(ended)
+
+    async def _last_word(self, watch: asyncio.Task[Exit]) -> Exit:
+        try:
+            return await watch
+        except NotFound:  # not even a record of its end is left
+            return Exit(None, None, "lost", self._services.clock.now(), (), True)
+
+    async def _patiently(self, name: str) -> Observed:
+        """What it is, once its host is heard."""
+        while True:
+            try:
+                return await self.site.host.observe(name)
+            except AWAY as error:
+                self._away(error)
+                await asyncio.sleep(RETRY_S)
+
+    def _away(self, error: NbgpuError) -> None:
+        """Its host is not heard, which says nothing of the pod."""
+        if self._stop is None:
+            text = f"{str(error.what).rstrip('.')}; it may well run on there, and its meter goes on"
+            self._become("unreachable", error.code, text)
 
     async def _follow(self, instance: InstanceRecord) -> None:
         """Until it ends: ready, then its use, its lease and its limits."""
@@ -483,6 +544,10 @@ class PodControl:
             try:
                 await self.agent.ask("kernel", action="start", timeout_s=KERNEL_S)
                 break
+            except AWAY as error:
+                self._away(error)
+                began = clock.elapsed()
+                await asyncio.sleep(RETRY_S)
             except Silent:
                 if clock.elapsed() - began > READY_S:
                     await self._end_by_itself("start", f"it was not ready after {READY_S:.0f} s")
@@ -500,6 +565,7 @@ class PodControl:
             await self._end_instance()
             return False
         self.seen = await self.agent.ask("status")
+        await self._lead_to_kernel()
         self._specs.add(self.name, self._hardware())
         if instance.ready_us is not None:
             self._note("adopted")
@@ -514,13 +580,26 @@ class PodControl:
 
     def _hardware(self) -> str:
         gpu = self.gpu()
-        return "cpu" if gpu is None else gpu[0] + (f" x {gpu[1]}" if gpu[1] > 1 else "")
+        found = "cpu" if gpu is None else gpu[0] + (f" x {gpu[1]}" if gpu[1] > 1 else "")
+        return found if self.site.name == LOCAL else f"{found}, {self.site.name}"
+
+    async def _lead_to_kernel(self) -> None:
+        """Where its kernel's sockets are on this machine; those of a host are led here, now and again, since
+        the one who leads them may have ended."""
+        self.sockets = await self._host.kernel_sockets(self.id)
+        self._led_at = self._services.clock.elapsed()
 
     async def _look(self, instance: InstanceRecord) -> None:
         try:
             said = await self.agent.ask("status")
+            if self.site.name != LOCAL and self._services.clock.elapsed() - self._led_at > LEAD_S:
+                await self._lead_to_kernel()
+        except AWAY as error:
+            self._away(error)
+            return
         except NbgpuError as error:
-            if self._stop is None and self._services.clock.elapsed() - self.seen_at > READY_S:
+            patience = READY_S if self.site.name == LOCAL else AWAY_S
+            if self._stop is None and self._services.clock.elapsed() - self.seen_at > patience:
                 self._become("unreachable", "silent", str(error).rstrip("."))
             return
         before, at = self._cpu
@@ -529,7 +608,7 @@ class PodControl:
         if at:
             self.cpu_share = max(0.0, (self._cpu[0] - before) / max(0.001, now - at))
         self.seen, self.seen_at = said, now
-        self._services.memory.table.measured(instance.id, int(said.get("rss") or 0))
+        self.site.memory.table.measured(instance.id, int(said.get("rss") or 0))
         self._note("ready")
         figures = (round(self.cpu_share, 1), int(said.get("rss") or 0) // 10_000_000)
         if figures != self._told:
@@ -549,7 +628,7 @@ class PodControl:
     async def _renew(self, instance: InstanceRecord, lease_s: float) -> None:
         end = self.hard_end()
         with contextlib.suppress(NbgpuError):
-            await self._services.provider.renew(
+            await self.site.host.renew(
                 instance.name, lease_s, end.at_us if end is not None else None
             )
 
@@ -575,9 +654,10 @@ class PodControl:
         return False
 
     async def _end_by_itself(self, code: str, text: str) -> None:
-        self._stop = self._reason(code, text)
-        self._become("stopping", code, text)
-        await self._book.tell("pod.stopping", f"{self.name} stops: {text}")
+        if self._stop is None:  # or somebody has said before why
+            self._stop = self._reason(code, text)
+            self._become("stopping", code, text)
+            await self._book.tell("pod.stopping", f"{self.name} stops: {text}")
         await self._end_instance()
 
     # --- the end ----------------------------------------------------------------------------------
@@ -589,9 +669,19 @@ class PodControl:
         with contextlib.suppress(NbgpuError):
             await self.agent.ask("stop", grace_s=grace)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._services.provider.wait(name), grace + END_S)
-        with contextlib.suppress(NbgpuError):
-            await self._services.provider.stop(name, END_S)
+                await asyncio.wait_for(self.site.host.wait(name), grace + END_S)
+        while not self._over.is_set():
+            try:
+                await self.site.host.stop(name, END_S)
+                return
+            except NotFound:
+                return
+            except NbgpuError as error:
+                text = f"it is ended once that is possible: {error.what}".rstrip(".")
+                self._become("stopping", error.code, text)
+                if isinstance(error, AWAY):
+                    self._postponed.set()
+                await asyncio.sleep(RETRY_S)
 
     async def _end_life(self) -> None:
         if self._life is not None and not self._life.done():
@@ -615,7 +705,7 @@ class PodControl:
             instance, ended, "pod.failed" if failed else "pod.stopped",
             f"{self.name} {said}: {reason.text}",
         )  # fmt: skip
-        self._services.memory.release(instance.id)
+        self.site.memory.release(instance.id)
         self._settle(failed, reason)
 
     async def _fail(self, code: str, text: str) -> None:

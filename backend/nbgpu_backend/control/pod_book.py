@@ -16,7 +16,7 @@ from nbgpu_backend.control.records import InstanceRecord
 from nbgpu_backend.control.services import Services
 from nbgpu_backend.domain.pricing import plain
 from nbgpu_backend.errors import NbgpuError
-from nbgpu_backend.providers.base import Exit
+from nbgpu_backend.providers.base import Exit, InstanceHost
 from nbgpu_backend.store.state import Draft
 from nbgpu_backend.store.tables import instances, pods
 
@@ -24,8 +24,9 @@ log = logging.getLogger(__name__)
 
 
 class PodBook:
-    def __init__(self, services: Services, record: PodRecord) -> None:
+    def __init__(self, services: Services, host: InstanceHost, record: PodRecord) -> None:
         self._services = services
+        self._host = host
         self._record = record
 
     async def save(self, kind: str | None, text: str = "", **values: Any) -> None:
@@ -82,7 +83,7 @@ class PodBook:
         try:
             await services.state.commit(change, self.draft(kind, text, cost=cost))
             services.ledger.closed(instance.id, ended.ended_us)
-            await services.provider.forget(instance.name)
+            await self._host.forget(instance.name)
         except NbgpuError as error:
             log.error("the end of %s could not be written down: %s", instance.name, error)
 

@@ -11,7 +11,6 @@ from nbgpu_backend.control.services import Services
 from nbgpu_backend.control.views import rfc3339
 from nbgpu_backend.domain import pods as rules
 from nbgpu_backend.domain.pricing import plain
-from nbgpu_backend.providers.base import PodHost
 from nbgpu_backend.schema.endpoints import Change, SkippedPlace
 from nbgpu_backend.schema.pods import (
     Gauge,
@@ -206,6 +205,6 @@ def volume_view(record: VolumeRecord, pods: Pods, used: int | None = None) -> Vo
     )
 
 
-def with_sockets(said: dict[str, object], host: PodHost, pod_id: str) -> Kernel:
-    found = kernel_view(said.get("kernel"), host.kernel_sockets(pod_id))
+def with_sockets(said: dict[str, object], sockets: str) -> Kernel:
+    found = kernel_view(said.get("kernel"), sockets)
     return found or Kernel(state="none")

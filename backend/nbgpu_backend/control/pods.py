@@ -19,6 +19,7 @@ from nbgpu_backend.control.pod import PodControl
 from nbgpu_backend.control.pod_records import PodRecord
 from nbgpu_backend.control.records import InstanceRecord
 from nbgpu_backend.control.services import Services
+from nbgpu_backend.control.sites import LOCAL
 from nbgpu_backend.control.views import camel
 from nbgpu_backend.control.volumes import Volumes
 from nbgpu_backend.control.wording import span
@@ -26,7 +27,7 @@ from nbgpu_backend.domain import pods as rules
 from nbgpu_backend.domain.names import complaint, did_you_mean
 from nbgpu_backend.domain.placement import Wanted, choose, gpu_list
 from nbgpu_backend.errors import BadRequest, Conflict, NotFound, Unavailable
-from nbgpu_backend.providers.base import Exit, Observed, PodHost
+from nbgpu_backend.providers.base import Exit, Observed
 from nbgpu_backend.providers.local.pod_environment import check
 from nbgpu_backend.schema.endpoints import Change
 from nbgpu_backend.schema.pods import WORKSPACE, CreatePod, CreateVolume, UpdatePod
@@ -42,10 +43,9 @@ START_FIELDS = ("place", "requirements", "network", "secrets")
 class Pods:
     """`others` says what a name belongs to that is no pod; endpoints and pods share one namespace."""
 
-    def __init__(self, services: Services, host: PodHost, others: Callable[[str], bool]) -> None:
-        self.volumes = Volumes(services, host)
+    def __init__(self, services: Services, others: Callable[[str], bool]) -> None:
+        self.volumes = Volumes(services)
         self._services = services
-        self._host = host
         self._others = others
         self._by_id: dict[str, PodControl] = {}
         self._by_name: dict[str, PodControl] = {}
@@ -153,14 +153,20 @@ class Pods:
         pod_id = "pod-" + secrets.token_hex(6)
         mounted = spec.mounts.network[0].volume_id if spec.mounts.network else None
         if wanted := spec.nbgpu.volume:
-            found = self.volumes.find(wanted)
-            volume = found or await self.volumes.create(CreateVolume(name=wanted))
+            fresh = CreateVolume(name=wanted, data_center=spec.nbgpu.place.on)
+            volume = self.volumes.find(wanted) or await self.volumes.create(fresh)
         elif mounted:
             volume = self.volumes.get(mounted)
         else:
             size = spec.mounts.persistent.size if spec.mounts.persistent else 20
-            fresh = CreateVolume(name=spec.name, size=size)
-            volume = await self.volumes.create(fresh, pod_id=pod_id)
+            own = CreateVolume(name=spec.name, size=size, data_center=spec.nbgpu.place.on)
+            volume = await self.volumes.create(own, pod_id=pod_id)
+        if volume.place != spec.nbgpu.place.on:
+            raise Conflict(
+                f"The volume '{volume.name}' is at {volume.place}, not at {spec.nbgpu.place.on}.",
+                f"Open the pod there: --on {volume.place}",
+                code="volume_elsewhere",
+            )
         record = PodRecord(
             id=pod_id, name=spec.name, spec=_stored(spec), version=1, wanted="running", reason=None,
             failed=False, volume_id=volume.id, created_us=now,
@@ -269,6 +275,12 @@ class Pods:
         """End it and all that it has; its own volume, too, unless that is kept."""
         async with self._locks.setdefault(control.name, asyncio.Lock()):
             await control.stop("deleted", "it was deleted")
+            if not control.ended:
+                raise Unavailable(
+                    f"'{control.name}' cannot be deleted yet: {control.reason.text}.",
+                    "It is ended when its host is heard again; delete it then.",
+                    code="host_away",
+                )
             await control.close()
             services, now = self._services, self._services.clock.now()
 
@@ -286,7 +298,7 @@ class Pods:
             )
             self._by_id.pop(control.id, None)
             self._by_name.pop(control.name, None)
-            await self._host.erase(control.id)
+            await control.site.pods.erase(control.id)
             if volume is not None and volume.pod_id is not None:
                 await self.volumes.delete(volume)
             services.pulse.forget(control.id)
@@ -309,13 +321,16 @@ class Pods:
     # --- below ------------------------------------------------------------------------------------
 
     def _add(self, record: PodRecord) -> PodControl:
-        control = PodControl(self._services, self._host, record, lambda: self._taken(record.id))
+        sites, on = self._services.sites, record.spec.nbgpu.place.on
+        site = sites.find(on) or sites.add(on)
+        control = PodControl(self._services, site, record, lambda: self._taken(record))
         self._by_id[record.id] = self._by_name[record.name] = control
         return control
 
-    def _taken(self, but: str) -> set[int]:
-        """Indices of the GPUs that other pods have."""
-        others = [control for control in self.all() if control.id != but]
+    def _taken(self, record: PodRecord) -> set[int]:
+        """Indices of the GPUs that other pods have at its place."""
+        on = record.spec.nbgpu.place.on
+        others = [c for c in self.all() if c.id != record.id and c.site.name == on]
         had = {gpu.index for control in others for gpu in control.gpus}
         return had.union(*(control.had for control in others))
 
@@ -327,32 +342,29 @@ class Pods:
             raise Conflict(
                 f"'{spec.name}' is an endpoint.", "Choose another name.", code="name_taken"
             )
+        place = _placed(spec).nbgpu.place
+        site = self._services.sites.get(place.on)
         if spec.image is not None:
             raise Unavailable(
-                f"The image {spec.image} cannot be run here: {await self._host.no_images()}.",
+                f"The image {spec.image} cannot be run here: {await site.pods.no_images()}.",
                 "Open it without --image: it gets this machine's Python, and --requirements.",
                 code="no_images",
             )
         if spec.args is not None:
             raise BadRequest("`args` are those of an image.", "Leave them out.")
-        place = _placed(spec).nbgpu.place
-        if place.on != "local":
-            raise NotFound(
-                f"There is no place '{place.on}'.", "This machine is --on local.", code="no_place"
-            )
         cores = os.cpu_count() or 1
-        if place.cpu is not None and place.cpu > cores:
+        if place.on == LOCAL and place.cpu is not None and place.cpu > cores:
             raise BadRequest(
                 f"This machine has {cores} cores, not {place.cpu}.", f"Use --cpu {cores} or less."
             )
-        here = await self._host.gpus() if place.gpu else ()
+        here = await site.pods.gpus() if place.gpu else ()
         offers = rules.offers([(gpu.index, gpu.name) for gpu in here], ())
         choice = choose(Wanted(gpu_list(place.gpu)), offers, {}, {}, 0.0)
         if place.gpu and not choice.ever:
             text = "; ".join(f"{skip.what}: {skip.text}" for skip in choice.skipped)
             raise Unavailable(
                 f"No GPU that was asked for is here: {text}.",
-                "Open it with --cpu N instead, or see: nbgpu offers",
+                "Open it with --cpu N instead.",
                 code="no_gpu",
             )
         spec.nbgpu.requirements = list(check(spec.nbgpu.requirements))

@@ -12,6 +12,7 @@ from nbgpu_backend.billing.ledger import Ledger
 from nbgpu_backend.billing.rates import UNSET, Rate
 from nbgpu_backend.clock import Clock
 from nbgpu_backend.control.memory import MemoryKeeper
+from nbgpu_backend.control.sites import Sites
 from nbgpu_backend.engines.base import Engine
 from nbgpu_backend.engines.handler.builder import Builder
 from nbgpu_backend.home import Home
@@ -50,7 +51,8 @@ class Services:
     webhooks: Webhooks
     externals: ExternalWorkers
     engine: Callable[[str], Engine]
-    memory: MemoryKeeper
+    memory: MemoryKeeper  # of this machine
+    sites: Sites
     keys: Keyring
     builder: Builder = field(init=False)  # of the environments of handlers
     url: str = ""  # of this backend, known once it is bound

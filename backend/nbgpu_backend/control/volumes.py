@@ -15,13 +15,10 @@ from nbgpu_backend.schema.pods import CreateVolume, UpdateVolume
 from nbgpu_backend.store.state import Draft
 from nbgpu_backend.store.tables import volumes
 
-PLACE = "local"
-
 
 class Volumes:
-    def __init__(self, services: Services, host: PodHost) -> None:
+    def __init__(self, services: Services) -> None:
         self._services = services
-        self._host = host
         self._by_id: dict[str, VolumeRecord] = {}
 
     async def load(self) -> None:
@@ -52,18 +49,18 @@ class Volumes:
         )
 
     def path(self, volume: VolumeRecord) -> str:
-        return self._host.workspace(volume.id)
+        return self._host(volume).workspace(volume.id)
 
     async def used(self, volume: VolumeRecord) -> int:
-        """Bytes on the disk."""
-        return await self._host.volume_bytes(volume.id)
+        """Bytes on the disk. Raises what a host that is not heard raises."""
+        return await self._host(volume).volume_bytes(volume.id)
+
+    def _host(self, volume: VolumeRecord) -> PodHost:
+        return self._services.sites.get(volume.place).pods
 
     async def create(self, wanted: CreateVolume, *, pod_id: str | None = None) -> VolumeRecord:
         """Raises BadRequest, Conflict."""
-        if wanted.data_center != PLACE:
-            raise BadRequest(
-                f"There is no place '{wanted.data_center}'.", "This machine is called local."
-            )
+        self._services.sites.get(wanted.data_center)
         if pod_id is None and self.find(wanted.name) is not None:
             raise Conflict(
                 f"There is a volume '{wanted.name}' already.", "Choose another name.",
@@ -126,4 +123,4 @@ class Volumes:
         drafts = [Draft(now, "volume.deleted", f"The volume {record.name} is deleted")]
         await self._services.state.commit(change, *(drafts if record.pod_id is None else []))
         self._by_id.pop(record.id, None)
-        await self._host.erase_volume(record.id)
+        await self._host(record).erase_volume(record.id)

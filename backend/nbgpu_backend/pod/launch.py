@@ -54,12 +54,9 @@ def home_for_ipython() -> None:
         os.environ["IPYTHONDIR"] = tempfile.mkdtemp(prefix="ipython-")
 
 
-def leftover(record: logging.LogRecord) -> bool:
+def leftover(shell: Any, record: logging.LogRecord) -> bool:
     """What asyncio says of ipykernel's own tasks when it ends would be printed under a cell."""
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    ending = shell is None or getattr(shell, "exit_now", False)
+    ending = getattr(shell, "exit_now", False)
     return bool(ending) and "was destroyed but it is pending" in record.getMessage()
 
 
@@ -100,7 +97,7 @@ def main() -> None:
     app = PodKernelApp.instance(parent_handle=1)
     app.initialize(["-f", connection, "--HistoryManager.hist_file=:memory:"])
     inside.shell = app.shell
-    logging.getLogger("asyncio").addFilter(lambda record: not leftover(record))
+    logging.getLogger("asyncio").addFilter(lambda record: not leftover(app.shell, record))
     app.start()
 
 

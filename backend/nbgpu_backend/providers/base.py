@@ -227,7 +227,7 @@ class PodHost(Protocol):
         """A connection to its agent. Raises OSError."""
         ...
 
-    def kernel_sockets(self, pod_id: str) -> str:
+    async def kernel_sockets(self, pod_id: str) -> str:
         """What the paths of its kernel's sockets begin with, on the machine of the backend."""
         ...
 
@@ -244,10 +244,11 @@ class PodHost(Protocol):
     async def volume_bytes(self, volume: str) -> int: ...
 
 
-class WorkerHost(ParentHost, Protocol):
-    """The capability to run workers. All calls are coroutines; none blocks the event loop.
+class InstanceHost(Protocol):
+    """The capability to run instances. All calls are coroutines; none blocks the event loop.
 
-    Errors: `Unavailable` when a launch fails, with the reason; `NotFound` for an unknown name.
+    Errors: `Unavailable` when a launch fails, with the reason, or the host cannot be reached; `NotFound`
+    for an unknown name.
     """
 
     @property
@@ -267,27 +268,15 @@ class WorkerHost(ParentHost, Protocol):
         """Extend the lease, and say when it ends in any case; False when it is stopping or gone."""
         ...
 
-    async def pause(self, name: str, oom_score_adj: int) -> bool:
-        """Stop all of its processes where they are; its memory stays. False when it is ending."""
-        ...
-
-    async def resume(self, name: str, oom_score_adj: int) -> bool:
-        """Let a paused one go on. False when it is ending."""
+    async def stop(self, name: str, grace_s: float) -> Exit:
+        """TERM, CONT, after the grace KILL. Returns when no process of it is left."""
         ...
 
     async def memory(self, names: Sequence[str]) -> Mapping[str, int]:
         """Bytes that each of these running instances holds, shared pages counted in part (PSS)."""
         ...
 
-    async def stop(self, name: str, grace_s: float) -> Exit:
-        """TERM, CONT, after the grace KILL. Returns when no process of it is left."""
-        ...
-
     async def logs(self, name: str, tail: int = 100) -> list[str]: ...
-
-    async def read_secret(self, name: str, file: str) -> str | None:
-        """A file that the launch wrote (`LaunchSpec.secrets`), for a backend that adopts; None if not there."""
-        ...
 
     async def forget(self, name: str) -> None:
         """Remove the folder of an instance that has ended (its end is in the ledger)."""
@@ -297,16 +286,32 @@ class WorkerHost(ParentHost, Protocol):
         """Every instance of this installation, running or ended. Never anybody else's."""
         ...
 
+    def available_memory(self) -> int:
+        """Bytes that a new instance could take now."""
+        ...
+
+
+class WorkerHost(InstanceHost, ParentHost, Protocol):
+    """The capability to run workers."""
+
+    async def pause(self, name: str, oom_score_adj: int) -> bool:
+        """Stop all of its processes where they are; its memory stays. False when it is ending."""
+        ...
+
+    async def resume(self, name: str, oom_score_adj: int) -> bool:
+        """Let a paused one go on. False when it is ending."""
+        ...
+
+    async def read_secret(self, name: str, file: str) -> str | None:
+        """A file that the launch wrote (`LaunchSpec.secrets`), for a backend that adopts; None if not there."""
+        ...
+
     async def relay(self, name: str) -> Relay | None:
         """A stream to the relay of a handler's instance; None while there is none."""
         ...
 
     async def spool(self, name: str) -> Sequence[Post]:
         """The posts that the relay of an ended instance had not handed on, in their order."""
-        ...
-
-    def available_memory(self) -> int:
-        """Bytes that a new instance could take now."""
         ...
 
     def offers(self) -> Sequence[Offer]:

@@ -48,7 +48,7 @@ test('what a notebook does not know is known as such', () => {
 test('our own mistakes are told', () => {
   expect(() => cell('frobnicate')).toThrow('no verb');
   expect(() => cell('serve')).toThrow('no verb');
-  expect(() => cell('stop', {})).toThrow('needs name');
+  expect(() => cell('start', {})).toThrow('needs name');
   expect(() => cell('stop', { nam: 'x' })).toThrow('no argument nam');
 });
 

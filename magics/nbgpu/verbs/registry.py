@@ -22,6 +22,7 @@ MODULES = (
     "nbgpu.verbs.keys",
     "nbgpu.verbs.stores",
     "nbgpu.verbs.charting",
+    "nbgpu.verbs.hosts",
     "nbgpu.verbs.machine",
 )
 KINDS = {str: "text", int: "int", float: "float", bool: "flag", list: "list", dict: "map"}

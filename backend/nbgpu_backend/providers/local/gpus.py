@@ -39,11 +39,11 @@ def parse(text: str) -> list[Gpu]:
         fields = [field.strip() for field in line.split(",")]
         if len(fields) == 4 and fields[0].isdecimal():
             size = int(fields[3]) << 20 if fields[3].isdecimal() else None
-            found.append(Gpu(int(fields[0]), fields[1], _short(fields[2]), size))
+            found.append(Gpu(int(fields[0]), fields[1], short_name(fields[2]), size))
     return found
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """`NVIDIA H100 80GB HBM3` is H100, `NVIDIA GeForce RTX 4090` RTX 4090, `NVIDIA A100-SXM4-80GB` A100."""
     words = name.replace("NVIDIA", "").replace("GeForce", "").replace("Tesla", "").split()
     if words and words[0] == "RTX":

@@ -26,8 +26,9 @@ from nbgpu_backend import errors
 from nbgpu_backend.children import lines
 from nbgpu_backend.errors import DiskError, NbgpuError, UpstreamError
 from nbgpu_backend.home import Home
+from nbgpu_backend.providers import sandbox
 from nbgpu_backend.providers.base import Gpu, PodCommand, PodPlan, Separation
-from nbgpu_backend.providers.local import gpus, sandbox, separation
+from nbgpu_backend.providers.local import gpus, separation
 from nbgpu_backend.providers.local.pod_environment import PodEnvironment
 
 INSIDE_HOME, INSIDE_RUN, INSIDE_CODE, INSIDE_WORK = (
@@ -114,7 +115,7 @@ class LocalPods:
             whole["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in plan.gpus)
         argv = [f"{venv}/bin/python", f"{INSIDE_CODE if paths['sandboxed'] else code}/agent.py"]
         if paths["sandboxed"]:
-            argv = sandbox.wrap(self._room(plan, folder, code), argv)
+            argv = sandbox.wrap(separation.here(), self._room(plan, folder, code), argv)
         return PodCommand(
             argv=tuple(argv),
             env=whole,
@@ -133,7 +134,7 @@ class LocalPods:
         finally:
             os.close(folder)
 
-    def kernel_sockets(self, pod_id: str) -> str:
+    async def kernel_sockets(self, pod_id: str) -> str:
         return str(self._folder(pod_id) / "run" / "k")
 
     def workspace(self, volume: str) -> str:

@@ -87,6 +87,8 @@ HOST_ERRORS: dict[str, type[NbgpuError]] = {
     "refused": PortRefused,
     "corrupt": TransferFailed,
 }
+# the host is not heard; what runs there runs on
+AWAY = (HostUnreachable, LinkCut, HostKeyUnknown, HostKeyChanged, AuthFailed, NoPython)
 # of these, another try without a change is of no use
 FINAL = (HostKeyUnknown, HostKeyChanged, AuthFailed, NoPython)
 

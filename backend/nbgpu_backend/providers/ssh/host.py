@@ -56,6 +56,7 @@ UNSENT = 1 << 20  # so much may wait for the link before senders wait
 READ_LIMIT = 32 << 20  # of a file that is answered as one line
 LINE_LIMIT = 64 << 10  # of a command's output
 SILENCE_S = 60.0
+LOOK_S = 2.0  # between looks at the silence, whose limit is told after the first one
 LAUNCH_S = 90.0  # above the shim's own patience with an exec
 SETTLE_S = 2.0  # between a shim's last sign and its lock being free
 STALE_S = 60.0  # the age at which a nameless folder is nobody's
@@ -141,11 +142,15 @@ class Mux:
         self.write, self.drained = write, drained
         self.table: Dict[int, Conversation] = {}
         self.last = 0
+        self.dead = False
         self.opened: Optional[Callable[[Conversation, Json], None]] = None
 
     def open(self, request: Json) -> Conversation:
         self.last += 1
         talk = Conversation(self, self.last)
+        if self.dead:
+            talk.cut()
+            return talk
         self.table[talk.number] = talk
         self.write(encode({"id": talk.number, "t": "open"}, json.dumps(request).encode()))
         return talk
@@ -170,12 +175,11 @@ class Mux:
         known.wake()
 
     def cut(self) -> None:
-        """The link is gone: each conversation gets `cut` as its last event."""
+        """The link is gone: each conversation gets `cut` as its last event, new ones too."""
+        self.dead = True
         table, self.table = self.table, {}
         for talk in table.values():
-            talk.ended = True
-            talk.events.append(("cut", b""))
-            talk.wake()
+            talk.cut()
 
 
 class Conversation:
@@ -191,6 +195,11 @@ class Conversation:
 
     def wake(self) -> None:
         self.changed.set()
+
+    def cut(self) -> None:
+        self.ended = True
+        self.events.append(("cut", b""))
+        self.wake()
 
     async def next(self) -> Tuple[str, bytes]:
         """(kind, body) of the next frame. After `end`, `close` or `cut` there is none."""
@@ -888,9 +897,14 @@ def hashed(request: Json) -> Json:
 def settled(request: Json) -> Json:
     """{part, path: anywhere, sha256, mode} -> {"sha256", "size"}: a part file that is complete gets its name.
 
-    One with another hash is removed: kind `corrupt`.
+    One with another hash is removed: kind `corrupt`. Asked again, it says the same again.
     """
     part, path = anywhere(request["part"]), anywhere(request["path"])
+    if not os.path.exists(part):
+        found = digest(path)
+        if found["sha256"] != request["sha256"]:
+            raise Refusal("not_found", "%s is not there" % part)
+        return found
     found = digest(part)
     if found["sha256"] != request["sha256"]:
         os.unlink(part)
@@ -994,6 +1008,7 @@ def hello(request: Json) -> Json:
     found = {
         "python": "%d.%d.%d" % sys.version_info[:3],
         "executable": sys.executable,
+        "code": os.path.dirname(os.path.abspath(__file__)),
         "boot_id": boot_id(),
         "hostname": socket.gethostname(),
         "machine": os.uname().machine,
@@ -1062,7 +1077,7 @@ class Host:
             if left <= 0:
                 break
             try:
-                await asyncio.wait_for(self.over.wait(), left)
+                await asyncio.wait_for(self.over.wait(), min(left, LOOK_S))
                 break
             except asyncio.TimeoutError:
                 continue

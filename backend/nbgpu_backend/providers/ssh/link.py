@@ -42,6 +42,10 @@ class Link:
     def name(self) -> str:
         return self._folder.name
 
+    @property
+    def folder(self) -> Path:
+        return self._folder
+
     async def status(self, *, start: bool = True) -> Json:
         """state: connecting, connected, unreachable, refused; `stopped` where no tunnel runs and none
         is to be started. since_us, sentence, kind, next_step; facts once it was connected."""

@@ -27,6 +27,7 @@ TOLD_S = 0.25
 STEADY_S = 0.3  # what an old session has received may still be written
 BLOCK = 1 << 18
 REQUESTS = 128  # of 32 KiB, on their way at a time
+PAUSE_S = 0.3
 TRIES = 5  # without one byte of progress
 
 Json = dict[str, Any]
@@ -46,6 +47,7 @@ class Transfer:
         self._patience_s = patience_s
         self._done = self._size = 0
         self._cancelled = False
+        self._settle: Json | None = None  # what is left to be done once all has arrived
         self._program = openssh.PROGRAM if shutil.which(openssh.PROGRAM) else None
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -69,7 +71,9 @@ class Transfer:
                     if tries == TRIES:
                         raise
                     self._resume = True
+                    await asyncio.sleep(PAUSE_S)  # the link may not know yet that it is gone
                 except TransferFailed:
+                    self._settle = None
                     # the part was of another file, or two wrote to it: from the start, once
                     if not again:
                         raise
@@ -80,41 +84,47 @@ class Transfer:
     async def _tell(self, say: Say) -> None:
         while True:
             await asyncio.sleep(TOLD_S)
+            if not self._size:
+                continue  # its link is waited for
             with suppress(OSError):
                 await say({"done": self._done, "size": self._size})
 
     # there
 
     async def _put(self) -> Json:
-        up = await self._uplink.wait(self._patience_s)
+        if self._settle is not None:
+            with suppress(NotFound):
+                return await self._ask(**self._settle)
+            self._settle = None
         try:
             seen = self._local.stat()
         except OSError as error:
             raise NotFound(f"{self._local} cannot be read: {error.strerror}.") from None
         if not self._local.is_file():
             raise BadRequest(f"{self._local} is no file.", "Send files one by one, or an archive.")
-        target = await self._ask(up, op="stat", path=self._remote)
+        target = await self._ask(op="stat", path=self._remote)
         path = PurePosixPath(target["path"])
         if target["type"] == "folder":
             path /= self._local.name
         part = str(path.with_name(f".{path.name}.part"))
         self._size = seen.st_size
-        offset = await self._part_there(up, part) if self._resume else 0
+        offset = await self._part_there(part) if self._resume else 0
         self._done = offset = offset if offset <= self._size else 0
         hashing = asyncio.create_task(asyncio.to_thread(_digest, self._local))
         try:
-            await self._copy(up, part, self._local, offset)
+            await self._copy(part, self._local, offset)
             sha256 = await hashing
         finally:
             hashing.cancel()
-        mode = seen.st_mode & 0o777
-        return await self._ask(up, op="settle", part=part, path=str(path), sha256=sha256, mode=mode)
+        self._settle = {"op": "settle", "part": part, "path": str(path), "sha256": sha256}
+        self._settle["mode"] = seen.st_mode & 0o777
+        return await self._ask(**self._settle)
 
-    async def _part_there(self, up: Up, part: str) -> int:
-        size = int((await self._ask(up, op="stat", path=part)).get("size", 0))
+    async def _part_there(self, part: str) -> int:
+        size = int((await self._ask(op="stat", path=part)).get("size", 0))
         while size:
             await asyncio.sleep(STEADY_S)
-            seen = int((await self._ask(up, op="stat", path=part)).get("size", 0))
+            seen = int((await self._ask(op="stat", path=part)).get("size", 0))
             if seen == size:
                 break
             size = seen
@@ -123,8 +133,7 @@ class Transfer:
     # back
 
     async def _get(self) -> Json:
-        up = await self._uplink.wait(self._patience_s)
-        source = await self._ask(up, op="stat", path=self._remote)
+        source = await self._ask(op="stat", path=self._remote)
         if source["type"] != "file":
             raise NotFound(f"{self._remote} is no file on the host.")
         path = self._local
@@ -134,10 +143,10 @@ class Transfer:
         self._size = int(source["size"])
         offset = _size(part) if self._resume else 0
         self._done = offset = offset if offset <= self._size else 0
-        hashing = asyncio.create_task(self._ask(up, op="hash", path=self._remote))
+        hashing = asyncio.create_task(self._ask(op="hash", path=self._remote))
         try:
             try:
-                await self._copy(up, source["path"], part, offset)
+                await self._copy(source["path"], part, offset)
                 there, here = await hashing, await asyncio.to_thread(_digest, part)
             finally:
                 hashing.cancel()
@@ -156,7 +165,7 @@ class Transfer:
 
     # the bytes
 
-    async def _copy(self, up: Up, remote: str, local: Path, offset: int) -> None:
+    async def _copy(self, remote: str, local: Path, offset: int) -> None:
         """Everything from `offset` on. Raises LinkCut, DiskError, TransferFailed."""
         if self._program is not None and self._size - offset > LARGE:
             lines = [remote, str(local)]
@@ -166,6 +175,7 @@ class Transfer:
                 return
             self._program = None
             raise LinkCut("OpenSSH's sftp did not do it.", "It goes by our own connection now.")
+        up = await self._uplink.wait(self._patience_s)
         work = self._send_blocks if self._up else self._take_blocks
         await asyncio.to_thread(work, up, remote, local, offset)
 
@@ -197,8 +207,7 @@ class Transfer:
     async def _moved(self, remote: str, local: Path) -> int:
         if not self._up:
             return _size(local)
-        up = await self._uplink.wait(self._patience_s)
-        return int((await self._ask(up, op="stat", path=remote)).get("size", 0))
+        return int((await self._ask(op="stat", path=remote)).get("size", 0))
 
     def _send_blocks(self, up: Up, remote: str, local: Path, offset: int) -> None:
         with (
@@ -231,7 +240,8 @@ class Transfer:
                 part.write(data)
                 self._done += len(data)
 
-    async def _ask(self, up: Up, **request: Any) -> Json:
+    async def _ask(self, **request: Any) -> Json:
+        up = await self._uplink.wait(self._patience_s)
         answer = await first_line(up.channel.mux, request)
         if "error" in answer:
             raise from_line(answer, self._uplink.settings.name)

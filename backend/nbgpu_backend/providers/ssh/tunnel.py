@@ -46,6 +46,7 @@ HELD, BAD_FOLDER = 75, 64
 PATIENCE_S = 10.0
 LINE_LIMIT = 64 << 20
 LOG_LIMIT = 1 << 20
+LOOK_S = 10.0  # between looks at whether anybody wants us still
 EXPOSED_RETRY_S = 0.2  # a peer whose socket does not lead anywhere must not spin
 
 
@@ -94,10 +95,12 @@ class Tunnel:
     async def _idle(self) -> None:
         while True:
             idle_s = self._uplink.settings.times.idle_s
+            if not (self._folder / "sock").exists():
+                return  # the host was removed
             left = idle_s - (time.monotonic() - self._quiet_since)
             if self._clients == 0 and left <= 0:
                 return
-            await asyncio.sleep(min(max(left, 0.05), 30) if self._clients == 0 else idle_s / 4)
+            await asyncio.sleep(min(max(left, 0.05) if self._clients == 0 else idle_s / 4, LOOK_S))
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()

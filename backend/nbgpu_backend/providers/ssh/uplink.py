@@ -1,7 +1,7 @@
 """The link to one host: made, watched, made again. Its state is what the tunnel tells.
 
 connecting -> connected -> connecting …   a link that broke is made again, with a growing pause
-connecting -> unreachable -> connecting   the pause doubles from backoff_s to backoff_most_s
+connecting -> unreachable -> connected    tried on, with a pause that doubles up to backoff_most_s
 connecting -> refused                     a key that is wrong: not tried again until asked
 """
 
@@ -45,7 +45,7 @@ class Uplink:
         self._log = log
         self._asked = asyncio.Event()  # try now
         self._changed = asyncio.Event()  # replaced at each change of state
-        self._tried = 0.0
+        self._tried, self._trying = 0.0, True
         self.settings = HostSettings.load(folder)
         self.state = "connecting"
         self.since_us = time.time_ns() // 1000
@@ -75,11 +75,12 @@ class Uplink:
         """
         end = time.monotonic() + patience_s
         while True:
-            if self.up is not None:
+            if self.up is not None and self.up.channel.alive:
                 return self.up
             if self.state == "refused" and self.why is not None and not self._asked.is_set():
                 raise self.why
-            if nudge and self.state == "unreachable" and time.monotonic() - self._tried > NUDGE_S:
+            late = time.monotonic() - self._tried > NUDGE_S
+            if nudge and self.state == "unreachable" and not self._trying and late:
                 self._asked.set()
             left = end - time.monotonic()
             if left <= 0:
@@ -102,7 +103,7 @@ class Uplink:
     async def settled(self, patience_s: float) -> None:
         """Return once the try that was asked for has come to an end, or the time is over."""
         end = time.monotonic() + patience_s
-        while (self._asked.is_set() or self.state == "connecting") and self.up is None:
+        while (self._asked.is_set() or self._trying) and self.up is None:
             left = end - time.monotonic()
             if left <= 0:
                 return
@@ -122,11 +123,13 @@ class Uplink:
         pause = 0.0
         while True:
             self._asked.clear()
-            self._tried = time.monotonic()
-            self._set("connecting", self.why)
+            self._tried, self._trying = time.monotonic(), True
+            if self.state != "unreachable":  # which it stays, however often it is tried
+                self._set("connecting", self.why)
             try:
                 lost, up = await self._make()
             except NbgpuError as error:
+                self._trying = False
                 final = isinstance(error, FINAL)
                 pause = min(
                     max(pause * 2, self.settings.times.backoff_s),
@@ -135,6 +138,7 @@ class Uplink:
                 self._set("refused" if final else "unreachable", error)
                 await self._sleep(None if final else pause)
                 continue
+            self._trying = False
             self.connects += 1
             self.up = up
             self._asked.clear()
@@ -210,9 +214,12 @@ class Uplink:
             return
 
     def _set(self, state: str, why: NbgpuError | None) -> None:
+        news = state != self.state or str(why) != str(self.why)
         self.why = why
-        if state != self.state:
-            self.state, self.since_us = state, time.time_ns() // 1000
+        if state != self.state and (self.state, state) != ("connecting", "unreachable"):
+            self.since_us = time.time_ns() // 1000  # of the other it is: since the link was lost
+        self.state = state
+        if news:
             said = f": {why}" if why is not None else ""
             stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
             self._log(f"{stamp} {state}{said}\n".encode())

@@ -1,0 +1,258 @@
+"""Own servers: met, added, looked at, checked, removed. What is known of one stands in its host.json."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nbgpu_backend
+from nbgpu_backend.control.pods import Pods
+from nbgpu_backend.control.services import Services
+from nbgpu_backend.control.sites import LOCAL
+from nbgpu_backend.control.wording import size
+from nbgpu_backend.domain.pricing import plain
+from nbgpu_backend.errors import BadRequest, Conflict, NbgpuError, NotFound
+from nbgpu_backend.providers.ssh.contact import fingerprint, pin, resolve
+from nbgpu_backend.providers.ssh.errors import HostKeyChanged
+from nbgpu_backend.providers.ssh.link import Link
+from nbgpu_backend.providers.ssh.settings import Hop, HostSettings, fingerprint_of
+from nbgpu_backend.schema import hosts as schema
+from nbgpu_backend.store.state import Draft
+
+CONNECT_S = 60.0  # for the first time: the code is copied
+CLOCK_MS = 5000.0  # a difference that would spoil what is judged by the clock
+
+
+class Hosts:
+    def __init__(self, services: Services, pods: Pods) -> None:
+        self._services = services
+        self._pods = pods
+        self._folder = services.home.hosts
+
+    def load(self) -> None:
+        """Before pods are: each host is a place. A newer nbgpu has other code to copy."""
+        for name in self.names():
+            path = self._folder / name / "host.json"
+            try:
+                settings = json.loads(path.read_text())
+                _write(path, {**settings, "code": code()})
+            except (OSError, ValueError):
+                pass  # its tunnel says what is wrong with the file
+            self._services.sites.add(name)
+
+    def names(self) -> list[str]:
+        return sorted(path.parent.name for path in self._folder.glob("*/host.json"))
+
+    async def contact(self, asked: schema.AskContact) -> schema.Contact:
+        """Nothing is logged in to but jump hosts. Raises BadRequest, HostUnreachable."""
+        settings, keys = await asyncio.to_thread(_meet, asked.target, asked.key_file)
+        target = settings.target
+        return schema.Contact(
+            user=target.user,
+            address=target.address,
+            port=target.port,
+            keys=[schema.ShownKey(where=w, kind=k, fingerprint=f) for w, k, f, _ in keys],
+        )
+
+    async def add(self, wanted: schema.AddHost) -> schema.Host:
+        """Kept once it was logged in to; what fails leaves nothing. Raises Conflict, and what the link says."""
+        name, services = wanted.name, self._services
+        if name == LOCAL or name in self.names():
+            raise Conflict(f"There is a place '{name}' already.", "Choose another name.")
+        settings, keys = await asyncio.to_thread(_meet, wanted.target, wanted.key_file)
+        shown = [print_ for _, _, print_, _ in keys]
+        if shown != wanted.fingerprints:
+            raise HostKeyChanged(
+                f"{wanted.target} shows the key {shown[-1]} now, not the one that was accepted.",
+                "Look at its key there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
+            )
+        lines = [line for _, _, _, line in keys]
+        jump = tuple(pin(hop, line) for hop, line in zip(settings.jump, lines, strict=False))
+        whole = replace(
+            settings, name=name, target=pin(settings.target, lines[-1]), jump=jump, code=code()
+        )
+        folder = self._folder / name
+        await asyncio.to_thread(_keep, folder, whole)
+        link = Link(folder)
+        try:
+            await link.hello(patience_s=CONNECT_S)
+        except BaseException:
+            await self._forget(link, folder)
+            raise
+        services.sites.add(name)
+        text = f"The host {name} is added: {whole.target.user}@{whole.target.where}"
+        await services.state.commit(None, Draft(services.clock.now(), "host.added", text))
+        return await self.show(name)
+
+    async def listing(self) -> schema.HostList:
+        return schema.HostList(hosts=list(await asyncio.gather(*map(self.show, self.names()))))
+
+    async def show(self, name: str) -> schema.Host:
+        """As its tunnel knows it; a host that is not heard is not waited for. Raises NotFound."""
+        link = self._link(name)
+        return self._view(name, await link.status())
+
+    async def check(self, name: str) -> schema.Host:
+        """Ask it anew, and say what it lacks. Raises what keeps it from being reached."""
+        link = self._link(name)
+        facts = await link.hello(patience_s=CONNECT_S)
+        view = self._view(name, {**await link.status(), "facts": facts})
+        return view.model_copy(update={"findings": _findings(facts, self._services.clock.now())})
+
+    async def reconnect(self, name: str) -> schema.Host:
+        """Try now, also after a refusal."""
+        await self._link(name).reconnect(wait_s=10.0)
+        return await self.show(name)
+
+    async def remove(self, name: str) -> None:
+        """Raises Conflict while it has pods."""
+        link = self._link(name)
+        if pods := self._on(name):
+            raise Conflict(
+                f"{name} has the pods {', '.join(pods)}.",
+                f"Delete them first: nbgpu delete {pods[0]}",
+                code="host_in_use",
+            )
+        await self._forget(link, self._folder / name)
+        self._services.sites.remove(name)
+        draft = Draft(self._services.clock.now(), "host.removed", f"The host {name} is removed")
+        await self._services.state.commit(None, draft)
+
+    # --- below
+
+    def _link(self, name: str) -> Link:
+        if name not in self.names():
+            known = ", ".join(self.names()) or "none yet"
+            raise NotFound(
+                f"There is no host '{name}'. There are: {known}.",
+                f"Add it with: nbgpu host add {name} user@address",
+                code="host_not_found",
+            )
+        return Link(self._folder / name)
+
+    def _on(self, name: str) -> list[str]:
+        return [control.name for control in self._pods.all() if control.site.name == name]
+
+    async def _forget(self, link: Link, folder: Path) -> None:
+        try:
+            await link.end()
+        except NbgpuError:
+            pass  # it ends by itself, once nobody asks it
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    def _view(self, name: str, status: dict[str, Any]) -> schema.Host:
+        settings = HostSettings.load(self._folder / name)
+        return schema.Host(
+            name=name,
+            user=settings.target.user,
+            address=settings.target.address,
+            port=settings.target.port,
+            fingerprint=fingerprint_of(settings.target),
+            state=status["state"],
+            since_us=status.get("since_us"),
+            sentence=str(status.get("sentence") or ""),
+            facts=_facts(status.get("facts"), self._services.clock.now()),
+            pods=self._on(name),
+            rate_per_hour=plain(self._services.rate(name).per_hour),
+        )
+
+
+def code() -> dict[str, str]:
+    """What is copied to a host, by its name there."""
+    package = Path(nbgpu_backend.__file__).parent
+    files = [path for path in sorted((package / "pod").glob("*.py")) if path.stem != "__init__"]
+    files += [package / "schema" / "parcel.py", package / "providers" / "ssh" / "room.py"]
+    files += [package / "relay.py"]
+    return {path.name: str(path) for path in files}
+
+
+def _meet(
+    target: str, key_file: str | None
+) -> tuple[HostSettings, list[tuple[str, str, str, str]]]:
+    """The settings, and (where, kind, fingerprint, line for known_hosts) of each hop. Blocks."""
+    settings = resolve(target)
+    if key_file is not None:
+        path = Path(key_file).expanduser()
+        if not path.is_file():
+            raise BadRequest(f"There is no key file {path}.", "Correct --key.")
+        settings = replace(settings, target=replace(settings.target, key_file=str(path)))
+    before: list[Hop] = []
+    keys = []
+    for hop in (*settings.jump, settings.target):
+        kind, print_, line = fingerprint(hop.address, hop.port, jump=tuple(before))
+        keys.append((hop.where, kind, print_, line))
+        before.append(pin(hop, line))
+    return settings, keys
+
+
+def _keep(folder: Path, settings: HostSettings) -> None:
+    folder.mkdir(parents=True)
+    folder.parent.chmod(0o700)
+    _write(folder / "host.json", settings.to_json())
+
+
+def _write(path: Path, settings: dict[str, Any]) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(settings, indent=1))
+    fresh.chmod(0o600)
+    fresh.rename(path)
+
+
+def _facts(said: dict[str, Any] | None, now_us: int) -> schema.HostFacts | None:
+    if not said:
+        return None
+    return schema.HostFacts(
+        hostname=said["hostname"],
+        python=said["python"],
+        cpus=said["cpus"],
+        memory=said["memory"],
+        memory_available=said["memory_available"],
+        disk_free=said["disk_free"],
+        gpus=[str(gpu["name"]) for gpu in said.get("gpus") or ()],
+        clock_offset_ms=round((said["now_us"] - now_us) / 1000, 1),
+    )
+
+
+def _findings(facts: dict[str, Any], now_us: int) -> Sequence[schema.Finding]:
+    found = [
+        schema.Finding(what="Python", good=True, text=facts["python"]),
+        schema.Finding(
+            what="memory", good=True,
+            text=f"{size(facts['memory_available'])} of {size(facts['memory'])} are free",
+        ),
+        schema.Finding(
+            what="disk", good=facts["disk_free"] > 2e9, text=f"{size(facts['disk_free'])} are free",
+            advice="" if facts["disk_free"] > 2e9 else "Free some: an environment takes 0.2 GB and more.",
+        ),
+    ]  # fmt: skip
+    gpus = ", ".join(str(gpu["name"]) for gpu in facts.get("gpus") or ())
+    found.append(
+        schema.Finding(
+            what="GPUs", good=True, text=gpus or f"none ({facts.get('gpus_why') or 'none seen'})"
+        )
+    )
+    why = (facts.get("tools") or {}).get("bwrap")
+    found.append(
+        schema.Finding(
+            what="sandbox",
+            good=why is None,
+            text="bubblewrap works" if why is None else f"bubblewrap does not work: {why}",
+            advice=""
+            if why is None
+            else "On Debian: apt install bubblewrap. Until then pods run as that user.",
+        )
+    )
+    offset = (facts["now_us"] - now_us) / 1000
+    late = abs(offset) > CLOCK_MS
+    found.append(
+        schema.Finding(
+            what="clock", good=not late, text=f"{abs(offset) / 1000:.1f} s {'ahead' if offset > 0 else 'behind'}",
+            advice="Set it (timedatectl set-ntp true): a pod's --until is judged by it." if late else "",
+        )
+    )  # fmt: skip
+    return found

@@ -1,0 +1,165 @@
+"""SshHost: instances on a host that is reached over SSH, each under a shim there.
+
+An InstanceHost with pods. It remembers nothing but what it last saw of the host's memory: what exists is
+read there. Where the link is down, `wait` waits on and everything else raises HostUnreachable or LinkCut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nbgpu_backend.errors import Conflict, DiskError, NbgpuError, NotFound, Unavailable
+from nbgpu_backend.providers.base import (
+    Exit,
+    Launched,
+    LaunchSpec,
+    Observed,
+    PodHost,
+)
+from nbgpu_backend.providers.local.records import State, parse_exit
+from nbgpu_backend.providers.ssh.link import Link
+from nbgpu_backend.providers.ssh.pods import SshPods
+
+LAUNCH_S = 120.0
+AGAIN_S = 1.0  # between tries, while the link is down
+NO_ANSWER = ("no_answer", "late")
+
+
+class SshHost:
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.pods: PodHost | None = SshPods(link)
+        self._available = 0
+
+    async def launch(self, spec: LaunchSpec) -> Launched:
+        """As the provider of this machine does it. LinkCut: it may have come up."""
+        document: dict[str, Any] = {
+            "argv": list(spec.argv), "env": dict(spec.env), "generation": spec.generation,
+            "ttl_s": spec.ttl_s, "grace_s": spec.grace_s, "cwd": spec.cwd,
+            "files": dict(spec.secrets), "meta": dict(spec.meta),
+            "oom_score_adj": spec.oom_score_adj, "until_us": spec.until_us,
+            "busy_file": spec.busy_file, "memory_bytes": spec.memory_bytes,
+            "process_limit": spec.process_limit, "spare_leader": spec.spare_leader,
+        }  # fmt: skip
+        request = {"op": "launch", "folder": _folder(spec.name), "document": document}
+        answer = await self.link.call(request)
+        line = answer["line"]
+        if "error" in line:
+            raise _refused(spec.name, self.link.name, line)
+        return Launched(spec.name, line["pid"], line["shim"], line["started_us"])
+
+    async def observe(self, name: str) -> Observed:
+        return _seen(name, await self.link.call({"op": "look", "folder": _folder(name)}))
+
+    async def wait(self, name: str) -> Exit:
+        """Through links that break. Raises NotFound where nothing is left that says how it ended."""
+        while True:
+            try:
+                seen = await self.observe(name)
+                if seen.state == "gone":
+                    raise _unknown(name, self.link.name)
+                if seen.exit is not None:
+                    return seen.exit
+                return parse_exit(await self._ask(name, {"op": "wait"}, None))
+            except NotFound:
+                raise
+            except NbgpuError as error:
+                # not heard is not ended
+                await asyncio.sleep(AGAIN_S / 20 if error.code in NO_ANSWER else AGAIN_S)
+
+    async def renew(self, name: str, ttl_s: float, until_us: int | None = None) -> bool:
+        answer = await self._ask(name, {"op": "renew", "ttl_s": ttl_s, "until_us": until_us}, 10.0)
+        return "error" not in answer
+
+    async def stop(self, name: str, grace_s: float) -> Exit:
+        while True:
+            seen = await self.observe(name)
+            if seen.state == "gone":
+                raise _unknown(name, self.link.name)
+            if seen.exit is not None:
+                return seen.exit
+            try:
+                return parse_exit(await self._ask(name, {"op": "stop", "grace_s": grace_s}, None))
+            except NbgpuError as error:
+                if error.code not in NO_ANSWER:
+                    raise
+                await asyncio.sleep(AGAIN_S / 20)
+
+    async def memory(self, names: Sequence[str]) -> Mapping[str, int]:
+        folders = {_folder(name): name for name in names}
+        answer = await self.link.call({"op": "memory", "folders": list(folders)})
+        self._available = int(answer["available"])
+        return {folders[folder]: int(size) for folder, size in answer["memory"].items()}
+
+    def available_memory(self) -> int:
+        """As last seen."""
+        return self._available
+
+    async def logs(self, name: str, tail: int = 100) -> list[str]:
+        answer = await self.link.call({"op": "logs", "folder": _folder(name), "tail": tail})
+        return [str(line) for line in answer["lines"]]
+
+    async def forget(self, name: str) -> None:
+        await self.link.call({"op": "remove", "path": _folder(name), "locked": True})
+
+    async def list_owned(self, installation: str) -> list[Observed]:
+        prefix = f"nbgpu-{installation}-"
+        answer = await self.link.call({"op": "list", "prefix": prefix, "look": True})
+        found = [_seen(name, look) for name, look in answer["found"].items()]
+        return [seen for seen in found if seen.state != "gone"]
+
+    async def _ask(
+        self, name: str, question: dict[str, Any], timeout_s: float | None
+    ) -> dict[str, Any]:
+        request = {"op": "ask", "folder": _folder(name), "request": question}
+        answer: dict[str, Any] = (await self.link.call({**request, "timeout_s": timeout_s}))[
+            "answer"
+        ]
+        return answer
+
+
+def _folder(name: str) -> str:
+    return f"instances/{name}"
+
+
+def _seen(name: str, look: Mapping[str, Any]) -> Observed:
+    if look["state"] == "gone":
+        return Observed(name, "gone")
+    state = State.parse(look["record"]) if look.get("record") else None
+    known: dict[str, Any] = {}
+    if state is not None:
+        known = {
+            "generation": state.generation,
+            "pid": state.pid,
+            "started_us": state.started_us,
+            "meta": state.meta,
+        }
+    if look["state"] == "ended":
+        return Observed(name, "ended", exit=parse_exit(look["exit"]), **known)
+    status = look.get("status") or {}
+    return Observed(
+        name, "running", lease_s=status.get("lease_s"), paused=bool(status.get("paused")), **known
+    )
+
+
+def _unknown(name: str, host: str) -> NotFound:
+    return NotFound(f"There is no instance {name!r} on {host}.", instance=name)
+
+
+def _refused(name: str, host: str, line: Mapping[str, Any]) -> NbgpuError:
+    kind, text = line.get("kind"), str(line["error"]).strip().rstrip(".")
+    if kind in ("held", "used"):
+        return Conflict(
+            f"The name {name} is taken on {host}: {text}.", "Launch the next generation."
+        )
+    if kind == "disk":
+        return DiskError(f"{host} cannot write its folder ({text}).", "Free some space there.")
+    if kind == "exec":
+        return Unavailable(
+            f"On {host} it could not be started: {text}.",
+            f"See what the host lacks with: nbgpu host check {host}",
+            code="exec_failed",
+        )
+    return Unavailable(f"On {host} it could not be started: {text}.", code="launch_failed")

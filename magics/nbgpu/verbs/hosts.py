@@ -1,0 +1,60 @@
+"""Own servers that are reached over SSH."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from nbgpu.errors import UsageProblem, closest
+from nbgpu.verbs.call import Context, verb
+from nbgpu.verbs.spec import Arg
+
+ACTIONS = ("ls", "add", "show", "check", "rm")
+
+
+@verb(
+    "host add lab1 ada@lab1.example.org",
+    "host ls",
+    "host check lab1",
+    "host rm lab1",
+    local=True,
+)
+def host(
+    context: Context,
+    action: Annotated[
+        str,
+        Arg("ls, add, show, check or rm", metavar="ls|add|show|check|rm", choices=ACTIONS),
+    ] = "ls",
+    name: Annotated[str | None, Arg("what to call it", metavar="NAME", complete="place")] = None,
+    target: Annotated[
+        str | None,
+        Arg("of a new one: [user@]host[:port], or a name of ~/.ssh/config", metavar="USER@HOST"),
+    ] = None,
+    *,
+    key: Annotated[str | None, Arg("a key file, instead of those of ssh", metavar="FILE")] = None,
+    fingerprint: Annotated[
+        str | None, Arg("accept this key of the host without asking", metavar="SHA256:…")
+    ] = None,
+    yes: Annotated[bool, Arg("do not ask", short="-y")] = False,
+) -> object:  # fmt: skip
+    """List own servers, add one, look at one, check what it has and lacks, or remove one.
+
+    The key that a new host shows is shown here, and asked about once; from then on another key is refused.
+    `open NAME --on HOST` opens a pod there. `rate.HOST` in the settings is what an hour of it costs.
+    """
+    from nbgpu import hostflows
+
+    if action not in ACTIONS:
+        raise UsageProblem(
+            f"A host cannot {action}.{closest(action, ACTIONS)}",
+            "There are: ls, add, show, check, rm.",
+        )
+    if action != "ls" and name is None:
+        raise UsageProblem("Which host?", f"Write its name behind, as in: host {action} lab1")
+    if action == "add" and target is None:
+        raise UsageProblem("Where is it?", f"Write it behind, as in: host add {name} user@address")
+    if action != "add" and (target, key, fingerprint) != (None, None, None):
+        raise UsageProblem(
+            "An address, --key and --fingerprint are for a new host.",
+            "Write: host add NAME USER@HOST",
+        )
+    return hostflows.host(context, action, name or "", target or "", key, fingerprint, yes)

@@ -1,0 +1,96 @@
+"""Own servers, added as a person adds them: on a command line, against a real SSH server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.pods import PodBackend
+from tests.support.ssh_pods import share_engines
+from tests.support.sshd import Sshd, keygen, serving
+
+
+@pytest.fixture
+def server(tmp_path: Path, pod_engines: Path) -> Iterator[Sshd]:
+    with serving(Sshd(tmp_path / "server")) as found:
+        share_engines(found, pod_engines)
+        yield found
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[PodBackend]:
+    backend = PodBackend(tmp_path / "home")
+    backend.environment["HOME"] = str(tmp_path)  # nobody's ~/.ssh
+    backend.start()
+    yield backend
+    backend.shutdown(everything=True)
+
+
+def target(server: Sshd) -> tuple[str, ...]:
+    hop = server.hop()
+    return f"{hop.user}@{hop.address}:{hop.port}", "--key", str(server.user_key)
+
+
+def test_a_host_is_added_looked_at_used_and_removed(home: PodBackend, server: Sshd) -> None:
+    unasked = home.cli("host", "add", "lab1", *target(server), stdin=-3)
+    assert unasked.returncode == 2 and "SHA256:" in unasked.stderr
+    shown = unasked.stderr.split("SHA256:")[1].split(".")[0].split()[0]
+    added = home.cli("host", "add", "lab1", *target(server), "--fingerprint", f"SHA256:{shown}")
+    assert added.returncode == 0, added.stderr
+    assert "nbgpu open NAME --on lab1" in added.stdout and "connected" in added.stdout
+    listed = home.cli_json("host", "ls")["hosts"]
+    assert [(h["name"], h["state"], h["pods"]) for h in listed] == [("lab1", "connected", [])]
+    checked = home.cli("host", "check", "lab1").stdout
+    assert all(word in checked for word in ("Python", "memory", "disk", "sandbox", "clock"))
+
+    opened = home.cli("open", "far", "--on", "lab1", timeout=120)
+    assert opened.returncode == 0, opened.stderr
+    assert home.cli("run", "far", "-c", "print(6 * 7)").stdout.startswith("42\n")
+    kept = home.cli("host", "rm", "lab1", "--yes")
+    assert kept.returncode == 1 and "nbgpu delete far" in kept.stderr
+    assert home.cli("delete", "far", "--yes").returncode == 0
+    assert home.cli("host", "rm", "lab1", "--yes").returncode == 0
+    assert not any(home.home.hosts.iterdir())
+    gone = home.cli("open", "far", "--on", "lab1")
+    assert gone.returncode == 1 and "nbgpu host add lab1" in gone.stderr
+
+
+def test_a_key_that_is_not_the_expected_one_is_refused(home: PodBackend, server: Sshd) -> None:
+    other = home.cli("host", "add", "lab1", *target(server), "--fingerprint", "SHA256:other")
+    assert other.returncode == 2 and "shows another key" in other.stderr
+    assert not home.home.hosts.exists() or not any(home.home.hosts.iterdir())
+
+
+def test_a_host_that_does_not_let_us_in_is_not_kept(
+    home: PodBackend, server: Sshd, tmp_path: Path
+) -> None:
+    where, *_ = target(server)
+    stranger = keygen(tmp_path / "stranger")
+    refused = home.cli("host", "add", "lab1", where, "--key", str(stranger), "--yes")
+    assert refused.returncode == 1, refused.stdout
+    assert home.cli_json("host", "ls") == {"hosts": []}
+    assert not any(home.home.hosts.iterdir())
+
+
+def test_a_changed_key_of_a_host_is_told_and_never_trusted(home: PodBackend, server: Sshd) -> None:
+    assert home.cli("host", "add", "lab1", *target(server), "--yes").returncode == 0
+    port = server.port
+    server.stop()
+    server.host_key = keygen(server.host_key)
+    server.port = port
+    server.start()
+    changed = home.cli("host", "check", "lab1", timeout=90)
+    assert changed.returncode == 1 and "key" in changed.stderr
+    opened = home.cli("open", "far", "--on", "lab1", timeout=120)
+    assert opened.returncode == 1 and "key" in opened.stderr
+
+
+def test_typos_are_told(home: PodBackend) -> None:
+    nobody = home.cli("host", "show", "lab1")
+    assert nobody.returncode == 1 and "There are: none yet" in nobody.stderr
+    assert home.cli("host", "add", "lab1").returncode == 2
+    assert home.cli("host", "frob").returncode == 2
+    away = home.cli("host", "add", "lab1", "127.0.0.1:1", "--yes")
+    assert away.returncode == 1 and "127.0.0.1" in away.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,47 @@ def test_typos_are_told(home: PodBackend) -> None:
     assert home.cli("host", "frob").returncode == 2
     away = home.cli("host", "add", "lab1", "127.0.0.1:1", "--yes")
     assert away.returncode == 1 and "127.0.0.1" in away.stderr
+
+
+def test_the_same_name_is_added_once(home: PodBackend, server: Sshd) -> None:
+    where, _, key = target(server)
+    asked = {"target": where, "keyFile": key}
+    shown = home.http.post("/nbgpu/v1/hosts/contact", json=asked).json()["keys"]
+    body = {**asked, "name": "lab1", "fingerprints": [one["fingerprint"] for one in shown]}
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda _: home.http.post("/nbgpu/v1/hosts", json=body), range(2)))
+    assert sorted(answer.status_code for answer in answers) == [201, 409]
+    assert [h["name"] for h in home.cli_json("host", "ls")["hosts"]] == ["lab1"]
+
+
+def test_a_rate_is_given_with_the_host_and_the_link_is_made_again(
+    home: PodBackend, server: Sshd
+) -> None:
+    added = home.cli("host", "add", "lab1", *target(server), "--yes", "--rate", "0.50")
+    assert added.returncode == 0, added.stderr
+    assert home.cli_json("host", "show", "lab1")["ratePerHour"] == "0.5"
+    assert "rate.lab1" in home.cli("settings").stdout
+    assert home.cli_json("host", "reconnect", "lab1")["state"] == "connected"
+
+
+def test_nothing_behind_a_jump_host_is_asked_for_before_its_key_is_accepted(
+    home: PodBackend, server: Sshd, tmp_path: Path
+) -> None:
+    hop = server.hop()
+    with serving(Sshd(tmp_path / "jump")) as jump:
+        (tmp_path / ".ssh").mkdir()
+        (tmp_path / ".ssh" / "config").write_text(
+            f"Host door\n HostName 127.0.0.1\n Port {jump.port}\n User {hop.user}\n"
+            f" IdentityFile {jump.user_key}\n"
+            f"Host inner\n HostName 127.0.0.1\n Port {server.port}\n User {hop.user}\n"
+            f" IdentityFile {server.user_key}\n ProxyJump door\n"
+        )
+        contact, asked = "/nbgpu/v1/hosts/contact", {"target": "inner"}
+        first = home.http.post(contact, json=asked).json()
+        assert first["more"] and len(first["keys"]) == 1
+        assert "Accepted publickey" not in jump.log()
+        wrong = home.http.post(contact, json={**asked, "fingerprints": ["SHA256:no"]}).json()
+        assert wrong["more"] and len(wrong["keys"]) == 1
+        added = home.cli("host", "add", "lab1", "inner", "--yes")
+        assert added.returncode == 0, added.stderr
+        assert home.cli("host", "rm", "lab1", "--yes").returncode == 0

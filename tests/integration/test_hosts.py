@@ -118,6 +118,22 @@ def test_a_rate_is_given_with_the_host_and_the_link_is_made_again(
     assert home.cli_json("host", "reconnect", "lab1")["state"] == "connected"
 
 
+def test_pods_go_where_use_says_and_stay_there(home: PodBackend, server: Sshd) -> None:
+    assert home.cli("use", "lab1").returncode == 1
+    assert home.cli("host", "add", "lab1", *target(server), "--yes").returncode == 0
+    assert home.cli_json("use", "lab1")["place"] == "lab1"
+    opened = home.cli("open", "far", timeout=120)
+    assert opened.returncode == 0, opened.stderr
+    assert home.cli_json("host", "show", "lab1")["pods"] == ["far"]
+    assert home.cli_json("use", "local")["place"] == "local"
+    again = home.cli("open", "far", timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert home.cli_json("use", "lab1")["place"] == "lab1"
+    assert home.cli("delete", "far", "--yes").returncode == 0
+    assert home.cli("host", "rm", "lab1", "--yes").returncode == 0
+    assert home.cli_json("settings")["place"] == "local"
+
+
 def test_nothing_behind_a_jump_host_is_asked_for_before_its_key_is_accepted(
     home: PodBackend, server: Sshd, tmp_path: Path
 ) -> None:
@@ -132,6 +148,7 @@ def test_nothing_behind_a_jump_host_is_asked_for_before_its_key_is_accepted(
         )
         contact, asked = "/nbgpu/v1/hosts/contact", {"target": "inner"}
         first = home.http.post(contact, json=asked).json()
+        assert "keys" in first, first
         assert first["more"] and len(first["keys"]) == 1
         assert "Accepted publickey" not in jump.log()
         wrong = home.http.post(contact, json={**asked, "fingerprints": ["SHA256:no"]}).json()

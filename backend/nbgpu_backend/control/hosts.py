@@ -10,6 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects.sqlite import insert
+
 import nbgpu_backend
 from nbgpu_backend.control.pods import Pods
 from nbgpu_backend.control.services import Services
@@ -23,7 +26,9 @@ from nbgpu_backend.providers.ssh.link import Link
 from nbgpu_backend.providers.ssh.settings import Hop, HostSettings, fingerprint_of
 from nbgpu_backend.schema import hosts as schema
 from nbgpu_backend.store.state import Draft
+from nbgpu_backend.store.tables import settings as stored
 
+USED = "place"  # the key of that setting
 CONNECT_S = 60.0  # for the first time: the code is copied
 CLOCK_MS = 5000.0  # a difference that would spoil what is judged by the clock
 
@@ -139,10 +144,32 @@ class Hosts:
                 f"Delete them first: nbgpu delete {pods[0]}",
                 code="host_in_use",
             )
+        if await self.place() == name:
+            await self.use(LOCAL)
         await self._forget(link, self._folder / name)
         self._services.sites.remove(name)
         draft = Draft(self._services.clock.now(), "host.removed", f"The host {name} is removed")
         await self._services.state.commit(None, draft)
+
+    async def place(self) -> str:
+        """Where pods go that name no place."""
+        rows = await self._services.state.rows(select(stored).where(stored.c.key == USED))
+        used = str(rows[0]["value"]) if rows else LOCAL
+        return used if self._services.sites.find(used) is not None else LOCAL
+
+    async def use(self, name: str) -> None:
+        """From now on. Raises NotFound."""
+        services, now = self._services, self._services.clock.now()
+        services.sites.get(name)
+        values = {"value": name, "source": "set by hand", "at_us": now}
+        query = insert(stored).values(key=USED, **values)
+        query = query.on_conflict_do_update(index_elements=["key"], set_=values)
+
+        def change(connection: Connection) -> None:
+            connection.execute(query)
+
+        text = f"Pods that name no place go to {name} now"
+        await services.state.commit(change, Draft(now, "settings.changed", text))
 
     # --- below
 
@@ -234,7 +261,7 @@ def _write(path: Path, settings: dict[str, Any]) -> None:
 
 def _offset_ms(status: dict[str, Any]) -> float:
     """What its clock is ahead of ours, as it was measured when the link was made."""
-    return round(status.get("clock_offset_us", 0) / 1000, 1)
+    return round(float(status.get("clock_offset_us", 0)) / 1000, 1)
 
 
 def _facts(said: dict[str, Any] | None, offset_ms: float) -> schema.HostFacts | None:

@@ -6,7 +6,7 @@ import re
 from typing import Annotated
 
 from nbgpu.errors import UsageProblem, closest
-from nbgpu.verbs.call import Context, verb
+from nbgpu.verbs.call import Call, Context, verb
 from nbgpu.verbs.spec import Arg
 
 ACTIONS = ("ls", "add", "show", "check", "reconnect", "rm")
@@ -68,3 +68,15 @@ def host(
             f"--rate is dollars an hour, and {rate!r} is no amount.", "Write it as in: --rate 0.50"
         )
     return hostflows.host(context, action, name or "", target or "", key, fingerprint, rate, yes)
+
+
+@verb("use lab1", "use local")
+def use(
+    place: Annotated[str, Arg("a host, or local", metavar="WHERE", complete="place")],
+) -> Call:
+    """Have pods that are opened without --on run there, from now on.
+
+    A pod that is there already stays where it is. `local` is this machine.
+    """
+    body = {"place": place}
+    return Call("PATCH", "/nbgpu/v1/settings", "Settings", body, again=True, view="settings")

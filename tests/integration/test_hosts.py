@@ -21,9 +21,11 @@ def server(tmp_path: Path, pod_engines: Path) -> Iterator[Sshd]:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[PodBackend]:
+def home(
+    tmp_path: Path, pod_engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[PodBackend]:
+    monkeypatch.setenv("HOME", str(tmp_path))  # nobody's ~/.ssh, for the backend as well
     backend = PodBackend(tmp_path / "home")
-    backend.environment["HOME"] = str(tmp_path)  # nobody's ~/.ssh
     backend.start()
     yield backend
     backend.shutdown(everything=True)

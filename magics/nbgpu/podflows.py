@@ -38,6 +38,7 @@ def open_pod(client: Client, call: Call) -> Pod:
     line, began_us = live.line(), time.time_ns() // 1000
     first: Pod | None = None
     try:
+        _choose_place(client, call)
         _keep_until(client, call)
         first = client.send(call)
         found = _up(client, first, line)
@@ -46,6 +47,18 @@ def open_pod(client: Client, call: Call) -> Pod:
         raise errors.Interrupted(_undo(client, call, first, began_us)) from None
     client.say(_outcome(first, found, client.face))
     return found
+
+
+def _choose_place(client: Client, call: Call) -> None:
+    """Without --on a pod stays where it is, and a new one goes where `use` says."""
+    assert call.body is not None
+    place = call.body["nbgpu"]["place"]
+    if "on" in place:
+        return
+    try:
+        place["on"] = _get(client, call.about).nbgpu.place.on
+    except errors.NotFound:
+        place["on"] = client.send(Call("GET", "/nbgpu/v1/settings", "Settings")).place
 
 
 def _keep_until(client: Client, call: Call) -> None:

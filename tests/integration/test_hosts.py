@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,11 @@ def server(tmp_path: Path, pod_engines: Path) -> Iterator[Sshd]:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[PodBackend]:
+def home(
+    tmp_path: Path, pod_engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[PodBackend]:
+    monkeypatch.setenv("HOME", str(tmp_path))  # nobody's ~/.ssh, for the backend as well
     backend = PodBackend(tmp_path / "home")
-    backend.environment["HOME"] = str(tmp_path)  # nobody's ~/.ssh
     backend.start()
     yield backend
     backend.shutdown(everything=True)
@@ -94,3 +97,64 @@ def test_typos_are_told(home: PodBackend) -> None:
     assert home.cli("host", "frob").returncode == 2
     away = home.cli("host", "add", "lab1", "127.0.0.1:1", "--yes")
     assert away.returncode == 1 and "127.0.0.1" in away.stderr
+
+
+def test_the_same_name_is_added_once(home: PodBackend, server: Sshd) -> None:
+    where, _, key = target(server)
+    asked = {"target": where, "keyFile": key}
+    shown = home.http.post("/nbgpu/v1/hosts/contact", json=asked).json()["keys"]
+    body = {**asked, "name": "lab1", "fingerprints": [one["fingerprint"] for one in shown]}
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda _: home.http.post("/nbgpu/v1/hosts", json=body), range(2)))
+    assert sorted(answer.status_code for answer in answers) == [201, 409]
+    assert [h["name"] for h in home.cli_json("host", "ls")["hosts"]] == ["lab1"]
+
+
+def test_a_rate_is_given_with_the_host_and_the_link_is_made_again(
+    home: PodBackend, server: Sshd
+) -> None:
+    added = home.cli("host", "add", "lab1", *target(server), "--yes", "--rate", "0.50")
+    assert added.returncode == 0, added.stderr
+    assert home.cli_json("host", "show", "lab1")["ratePerHour"] == "0.5"
+    assert "rate.lab1" in home.cli("settings").stdout
+    assert home.cli_json("host", "reconnect", "lab1")["state"] == "connected"
+
+
+def test_pods_go_where_use_says_and_stay_there(home: PodBackend, server: Sshd) -> None:
+    assert home.cli("use", "lab1").returncode == 1
+    assert home.cli("host", "add", "lab1", *target(server), "--yes").returncode == 0
+    assert home.cli_json("use", "lab1")["place"] == "lab1"
+    opened = home.cli("open", "far", timeout=120)
+    assert opened.returncode == 0, opened.stderr
+    assert home.cli_json("host", "show", "lab1")["pods"] == ["far"]
+    assert home.cli_json("use", "local")["place"] == "local"
+    again = home.cli("open", "far", timeout=120)
+    assert again.returncode == 0, again.stderr
+    assert home.cli_json("use", "lab1")["place"] == "lab1"
+    assert home.cli("delete", "far", "--yes").returncode == 0
+    assert home.cli("host", "rm", "lab1", "--yes").returncode == 0
+    assert home.cli_json("settings")["place"] == "local"
+
+
+def test_nothing_behind_a_jump_host_is_asked_for_before_its_key_is_accepted(
+    home: PodBackend, server: Sshd, tmp_path: Path
+) -> None:
+    hop = server.hop()
+    with serving(Sshd(tmp_path / "jump")) as jump:
+        (tmp_path / ".ssh").mkdir()
+        (tmp_path / ".ssh" / "config").write_text(
+            f"Host door\n HostName 127.0.0.1\n Port {jump.port}\n User {hop.user}\n"
+            f" IdentityFile {jump.user_key}\n"
+            f"Host inner\n HostName 127.0.0.1\n Port {server.port}\n User {hop.user}\n"
+            f" IdentityFile {server.user_key}\n ProxyJump door\n"
+        )
+        contact, asked = "/nbgpu/v1/hosts/contact", {"target": "inner"}
+        first = home.http.post(contact, json=asked).json()
+        assert "keys" in first, first
+        assert first["more"] and len(first["keys"]) == 1
+        assert "Accepted publickey" not in jump.log()
+        wrong = home.http.post(contact, json={**asked, "fingerprints": ["SHA256:no"]}).json()
+        assert wrong["more"] and len(wrong["keys"]) == 1
+        added = home.cli("host", "add", "lab1", "inner", "--yes")
+        assert added.returncode == 0, added.stderr
+        assert home.cli("host", "rm", "lab1", "--yes").returncode == 0

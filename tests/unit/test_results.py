@@ -65,7 +65,7 @@ def gpu(api: Api) -> Any:
 def test_what_there_is(gpu: Any, verb: str) -> None:
     found = gpu.do(verb)
     check(found)
-    assert len(found.df) == (2 if verb == "settings" else 1)  # a rate, and the lease of pods
+    assert len(found.df) == (3 if verb == "settings" else 1)  # a rate, the place, the lease of pods
 
 
 @pytest.mark.parametrize("verb", ["show", "why", "logs", "events", "stop", "delete"])

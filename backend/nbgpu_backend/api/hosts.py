@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from nbgpu_backend.billing.rates import Rate, parse
 from nbgpu_backend.control.core import Core
 from nbgpu_backend.schema.hosts import AddHost, AskContact, Contact, Host, HostList
 
@@ -19,7 +20,12 @@ def routes(core: Core) -> APIRouter:
     @router.post("", status_code=201)
     async def add_host(wanted: AddHost) -> Host:
         """It is logged in to before this answers."""
-        return await hosts.add(wanted)
+        rate = parse(wanted.rate) if wanted.rate is not None else None
+        added = await hosts.add(wanted)
+        if rate is None:
+            return added
+        await core.set_rate(wanted.name, Rate(rate, "set by hand"))
+        return await hosts.show(wanted.name)
 
     @router.post("/contact")
     async def contact(asked: AskContact) -> Contact:

@@ -145,6 +145,7 @@ def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRou
             rates={place: f"{rate.per_hour:f}" for place, rate in rates.items()},
             rate_sources={place: rate.source for place, rate in rates.items()},
             lease_pod_s=services.lease_pod_s,
+            place=await core.hosts.place(),
         )
 
     @router.patch("/settings")
@@ -154,6 +155,8 @@ def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRou
             services.sites.get(place)
         for place, per_hour in parsed.items():
             await core.set_rate(place, Rate(per_hour, change.source))
+        if change.place is not None:
+            await core.hosts.use(change.place)
         if change.lease_pod_s is not None:
             await core.set_lease(change.lease_pod_s)
         return await settings()

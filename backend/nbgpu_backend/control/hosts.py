@@ -11,20 +11,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects.sqlite import insert
+
 import nbgpu_backend
 from nbgpu_backend.control.pods import Pods
 from nbgpu_backend.control.services import Services
 from nbgpu_backend.control.sites import LOCAL
 from nbgpu_backend.control.wording import size
 from nbgpu_backend.domain.pricing import plain
-from nbgpu_backend.errors import BadRequest, Conflict, NbgpuError, NotFound
+from nbgpu_backend.errors import BadRequest, Conflict, DiskError, NbgpuError, NotFound
 from nbgpu_backend.providers.ssh.contact import fingerprint, pin, resolve
 from nbgpu_backend.providers.ssh.errors import HostKeyChanged
 from nbgpu_backend.providers.ssh.link import Link
 from nbgpu_backend.providers.ssh.settings import Hop, HostSettings, fingerprint_of
 from nbgpu_backend.schema import hosts as schema
 from nbgpu_backend.store.state import Draft
+from nbgpu_backend.store.tables import settings as stored
 
+USED = "place"  # the key of that setting
 CONNECT_S = 60.0  # for the first time: the code is copied
 TRIES, AGAIN_S = 20, 0.1
 CLOCK_MS = 5000.0  # a difference that would spoil what is judged by the clock
@@ -35,6 +40,7 @@ class Hosts:
         self._services = services
         self._pods = pods
         self._folder = services.home.hosts
+        self._adding: set[str] = set()
 
     def load(self) -> None:
         """Before pods are: each host is a place. A newer nbgpu has other code to copy."""
@@ -51,26 +57,46 @@ class Hosts:
         return sorted(path.parent.name for path in self._folder.glob("*/host.json"))
 
     async def contact(self, asked: schema.AskContact) -> schema.Contact:
-        """Nothing is logged in to but jump hosts. Raises BadRequest, HostUnreachable."""
-        settings, keys = await asyncio.to_thread(_meet, asked.target, asked.key_file)
+        """Nothing is logged in to but jump hosts whose keys are among the accepted ones.
+
+        Raises BadRequest, HostUnreachable, and for jump hosts what a login raises.
+        """
+        settings, keys = await asyncio.to_thread(
+            _meet, asked.target, asked.key_file, asked.fingerprints
+        )
         target = settings.target
         return schema.Contact(
             user=target.user,
             address=target.address,
             port=target.port,
             keys=[schema.ShownKey(where=w, kind=k, fingerprint=f) for w, k, f, _ in keys],
+            more=len(keys) <= len(settings.jump),
         )
 
     async def add(self, wanted: schema.AddHost) -> schema.Host:
         """Kept once it was logged in to; what fails leaves nothing. Raises Conflict, and what the link says."""
-        name, services = wanted.name, self._services
-        if name == LOCAL or name in self.names():
-            raise Conflict(f"There is a place '{name}' already.", "Choose another name.")
-        settings, keys = await asyncio.to_thread(_meet, wanted.target, wanted.key_file)
+        name = wanted.name
+        if name == LOCAL or name in self._adding or name in self.names():
+            raise Conflict(
+                f"There is a place '{name}' already.", "Choose another name.", code="name_taken"
+            )
+        self._adding.add(name)
+        try:
+            await self._add(name, wanted)
+        finally:
+            self._adding.discard(name)
+        return await self.show(name)
+
+    async def _add(self, name: str, wanted: schema.AddHost) -> None:
+        services = self._services
+        settings, keys = await asyncio.to_thread(
+            _meet, wanted.target, wanted.key_file, wanted.fingerprints
+        )
         shown = [print_ for _, _, print_, _ in keys]
-        if shown != wanted.fingerprints:
+        if shown != wanted.fingerprints or len(keys) <= len(settings.jump):
+            where = keys[-1][0]
             raise HostKeyChanged(
-                f"{wanted.target} shows the key {shown[-1]} now, not the one that was accepted.",
+                f"{where} shows the key {shown[-1]} now, not the one that was accepted.",
                 "Look at its key there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub",
             )
         lines = [line for _, _, _, line in keys]
@@ -79,17 +105,16 @@ class Hosts:
             settings, name=name, target=pin(settings.target, lines[-1]), jump=jump, code=code()
         )
         folder = self._folder / name
-        await asyncio.to_thread(_keep, folder, whole)
         link = Link(folder)
+        text = f"The host {name} is added: {whole.target.user}@{whole.target.where}"
         try:
+            await asyncio.to_thread(_keep, folder, whole)
             await link.hello(patience_s=CONNECT_S)
+            await services.state.commit(None, Draft(services.clock.now(), "host.added", text))
         except BaseException:
             await self._forget(link, folder)
             raise
         services.sites.add(name)
-        text = f"The host {name} is added: {whole.target.user}@{whole.target.where}"
-        await services.state.commit(None, Draft(services.clock.now(), "host.added", text))
-        return await self.show(name)
 
     async def listing(self) -> schema.HostList:
         return schema.HostList(hosts=list(await asyncio.gather(*map(self.show, self.names()))))
@@ -103,8 +128,9 @@ class Hosts:
         """Ask it anew, and say what it lacks. Raises what keeps it from being reached."""
         link = self._link(name)
         facts = await link.hello(patience_s=CONNECT_S)
-        view = self._view(name, {**await link.status(), "facts": facts})
-        return view.model_copy(update={"findings": _findings(facts, self._services.clock.now())})
+        status = {**await link.status(), "facts": facts}
+        findings = _findings(facts, _offset_ms(status))
+        return self._view(name, status).model_copy(update={"findings": findings})
 
     async def reconnect(self, name: str) -> schema.Host:
         """Try now, also after a refusal."""
@@ -120,6 +146,8 @@ class Hosts:
                 f"Delete them first: nbgpu delete {pods[0]}",
                 code="host_in_use",
             )
+        if await self.place() == name:
+            await self.use(LOCAL)
         self._services.sites.remove(name)
         await self._forget(link, self._folder / name)
         draft = Draft(self._services.clock.now(), "host.removed", f"The host {name} is removed")
@@ -130,6 +158,26 @@ class Hosts:
         for name in self.names():
             with contextlib.suppress(NbgpuError):
                 await self._link(name).end()
+
+    async def place(self) -> str:
+        """Where pods go that name no place."""
+        rows = await self._services.state.rows(select(stored).where(stored.c.key == USED))
+        used = str(rows[0]["value"]) if rows else LOCAL
+        return used if self._services.sites.find(used) is not None else LOCAL
+
+    async def use(self, name: str) -> None:
+        """From now on. Raises NotFound."""
+        services, now = self._services, self._services.clock.now()
+        services.sites.get(name)
+        values = {"value": name, "source": "set by hand", "at_us": now}
+        query = insert(stored).values(key=USED, **values)
+        query = query.on_conflict_do_update(index_elements=["key"], set_=values)
+
+        def change(connection: Connection) -> None:
+            connection.execute(query)
+
+        text = f"Pods that name no place go to {name} now"
+        await services.state.commit(change, Draft(now, "settings.changed", text))
 
     # --- below
 
@@ -166,7 +214,7 @@ class Hosts:
             state=status["state"],
             since_us=status.get("since_us"),
             sentence=str(status.get("sentence") or ""),
-            facts=_facts(status.get("facts"), self._services.clock.now()),
+            facts=_facts(status.get("facts"), _offset_ms(status)),
             pods=self._on(name),
             rate_per_hour=plain(self._services.rate(name).per_hour),
         )
@@ -186,9 +234,10 @@ def code() -> dict[str, str]:
 
 
 def _meet(
-    target: str, key_file: str | None
+    target: str, key_file: str | None, accepted: Sequence[str]
 ) -> tuple[HostSettings, list[tuple[str, str, str, str]]]:
-    """The settings, and (where, kind, fingerprint, line for known_hosts) of each hop. Blocks."""
+    """The settings, and (where, kind, fingerprint, line for known_hosts) of each hop, up to the first
+    whose key is not the accepted one: what lies behind it is not asked for through it. Blocks."""
     settings = resolve(target)
     if key_file is not None:
         path = Path(key_file).expanduser()
@@ -197,17 +246,24 @@ def _meet(
         settings = replace(settings, target=replace(settings.target, key_file=str(path)))
     before: list[Hop] = []
     keys = []
-    for hop in (*settings.jump, settings.target):
+    for number, hop in enumerate((*settings.jump, settings.target)):
         kind, print_, line = fingerprint(hop.address, hop.port, jump=tuple(before))
         keys.append((hop.where, kind, print_, line))
+        if number >= len(accepted) or accepted[number] != print_:
+            break
         before.append(pin(hop, line))
     return settings, keys
 
 
 def _keep(folder: Path, settings: HostSettings) -> None:
-    folder.mkdir(parents=True)
-    folder.parent.chmod(0o700)
-    _write(folder / "host.json", settings.to_json())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # one without host.json is what a crash left
+        folder.parent.chmod(0o700)
+        _write(folder / "host.json", settings.to_json())
+    except OSError as error:
+        raise DiskError(
+            f"{folder} cannot be written: {error.strerror}.", "Free some space there."
+        ) from None
 
 
 def _write(path: Path, settings: dict[str, Any]) -> None:
@@ -217,7 +273,12 @@ def _write(path: Path, settings: dict[str, Any]) -> None:
     fresh.rename(path)
 
 
-def _facts(said: dict[str, Any] | None, now_us: int) -> schema.HostFacts | None:
+def _offset_ms(status: dict[str, Any]) -> float:
+    """What its clock is ahead of ours, as it was measured when the link was made."""
+    return round(float(status.get("clock_offset_us", 0)) / 1000, 1)
+
+
+def _facts(said: dict[str, Any] | None, offset_ms: float) -> schema.HostFacts | None:
     if not said:
         return None
     return schema.HostFacts(
@@ -228,11 +289,11 @@ def _facts(said: dict[str, Any] | None, now_us: int) -> schema.HostFacts | None:
         memory_available=said["memory_available"],
         disk_free=said["disk_free"],
         gpus=[str(gpu["name"]) for gpu in said.get("gpus") or ()],
-        clock_offset_ms=round((said["now_us"] - now_us) / 1000, 1),
+        clock_offset_ms=offset_ms,
     )
 
 
-def _findings(facts: dict[str, Any], now_us: int) -> Sequence[schema.Finding]:
+def _findings(facts: dict[str, Any], offset_ms: float) -> Sequence[schema.Finding]:
     found = [
         schema.Finding(what="Python", good=True, text=facts["python"]),
         schema.Finding(
@@ -244,28 +305,34 @@ def _findings(facts: dict[str, Any], now_us: int) -> Sequence[schema.Finding]:
             advice="" if facts["disk_free"] > 2e9 else "Free some: an environment takes 0.2 GB and more.",
         ),
     ]  # fmt: skip
-    gpus = ", ".join(str(gpu["name"]) for gpu in facts.get("gpus") or ())
+    gpus, tools = ", ".join(str(gpu["name"]) for gpu in facts.get("gpus") or ()), facts["tools"]
     found.append(
         schema.Finding(
-            what="GPUs", good=True, text=gpus or f"none ({facts.get('gpus_why') or 'none seen'})"
+            what="GPUs", good=bool(gpus), text=gpus or f"none ({facts.get('gpus_why') or 'none seen'})",
+            advice="" if gpus else "Where it has some: install NVIDIA's driver, which brings nvidia-smi.",
         )
-    )
-    why = (facts.get("tools") or {}).get("bwrap")
+    )  # fmt: skip
+    why = tools.get("venv")
     found.append(
         schema.Finding(
-            what="sandbox",
-            good=why is None,
+            what="venv", good=why is None, text="Python makes environments" if why is None
+            else f"Python makes no environments: {why}",
+            advice="" if why is None else "On Debian: apt install python3-venv.",
+        )
+    )  # fmt: skip
+    why = tools.get("bwrap")
+    found.append(
+        schema.Finding(
+            what="sandbox", good=why is None,
             text="bubblewrap works" if why is None else f"bubblewrap does not work: {why}",
-            advice=""
-            if why is None
+            advice="" if why is None
             else "On Debian: apt install bubblewrap. Until then pods run as that user.",
         )
-    )
-    offset = (facts["now_us"] - now_us) / 1000
-    late = abs(offset) > CLOCK_MS
+    )  # fmt: skip
+    late = abs(offset_ms) > CLOCK_MS
     found.append(
         schema.Finding(
-            what="clock", good=not late, text=f"{abs(offset) / 1000:.1f} s {'ahead' if offset > 0 else 'behind'}",
+            what="clock", good=not late, text=f"{abs(offset_ms) / 1000:.1f} s {'ahead' if offset_ms > 0 else 'behind'}",
             advice="Set it (timedatectl set-ntp true): a pod's --until is judged by it." if late else "",
         )
     )  # fmt: skip

@@ -17,6 +17,7 @@ class AskContact(Request):
 
     target: str
     key_file: str | None = None
+    fingerprints: list[str] = Field([], description="of keys that were accepted, in order of hops")
 
 
 class ShownKey(Model):
@@ -28,12 +29,16 @@ class ShownKey(Model):
 
 
 class Contact(Model):
-    """Whom one would log in to, and the keys that they show; the target's is the last."""
+    """Whom one would log in to, and the keys that they show; the target's is the last.
+
+    `more`: the last is a jump host's, and what lies behind it is met once its key is accepted.
+    """
 
     user: str
     address: str
     port: int
     keys: list[ShownKey]
+    more: bool = False
 
 
 class AddHost(Request):
@@ -43,6 +48,7 @@ class AddHost(Request):
     target: str
     key_file: str | None = None
     fingerprints: list[str] = Field(min_length=1)
+    rate: str | None = Field(None, description="dollars an hour")
 
 
 class Finding(Model):

@@ -141,11 +141,13 @@ class Settings(Model):
     lease_pod_s: float = Field(
         900, description="a pod that nobody uses outlives the backend by so long"
     )
+    place: str = Field("local", description="where pods go that name no place")
 
 
 class SettingsChange(Request):
     rates: dict[str, str] = {}
     lease_pod_s: float | None = Field(None, ge=1, le=604_800)
+    place: str | None = None
     source: str = "set by hand"
 
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from nbgpu.formats import per_hour, size
+from nbgpu.results.jobs import clock
 from nbgpu.results.shape import Rich, html_facts, html_line, html_table, text_facts, text_table
 
 if TYPE_CHECKING:
     from nbgpu_backend.schema.hosts import Host, HostList
 
-HEADS = ("name", "state", "address", "processors", "memory free", "GPUs", "pods", "$/h")
+HEADS = ("name", "state", "since", "address", "processors", "memory free", "GPUs", "pods", "$/h")
 NONE = "No host. Add one of your servers with: %gpu host add lab1 user@address"
 
 
@@ -22,7 +23,7 @@ def _state(host: Host) -> str:
 def _row(host: Host) -> tuple[str, ...]:
     facts = host.facts
     return (
-        host.name, _state(host), f"{host.user}@{host.address}", str(facts.cpus) if facts else "",
+        host.name, _state(host), clock(host.since_us) if host.since_us else "–", f"{host.user}@{host.address}", str(facts.cpus) if facts else "",
         size(facts.memory_available) if facts else "", ", ".join(facts.gpus) if facts else "",
         ", ".join(host.pods), per_hour(host.rate_per_hour),
     )  # fmt: skip

@@ -188,6 +188,7 @@ class SettingsView(Rich):
         sources = self.settings.rate_sources
         rows = [(f"rate.{place}", per_hour(rate), sources.get(place, ""))
                 for place, rate in sorted(self.settings.rates.items())]  # fmt: skip
+        rows.append(("place", self.settings.place, "set with: use"))
         lease = getattr(self.settings, "lease_pod_s", None)
         return [*rows, *([("lease.pod", words.seconds(lease), "")] if lease is not None else [])]
 

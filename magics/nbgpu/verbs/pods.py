@@ -36,7 +36,10 @@ def open_pod(
     cpu: Annotated[
         int | None, Arg("no GPU: this many processors, which is the default, with 1", metavar="N")
     ] = None,
-    on: Annotated[str, Arg("where it runs", metavar="WHERE", complete="place")] = "local",
+    on: Annotated[
+        str | None,
+        Arg("where it runs; by default where `use` says", metavar="WHERE", complete="place"),
+    ] = None,
     until: Annotated[
         int | None, Arg("it ends after so long, whatever it does", metavar="TIME", kind="duration")
     ] = None,
@@ -97,7 +100,9 @@ def open_pod(
     if gpu and cpu is not None:
         raise UsageProblem("--gpu and --cpu exclude each other.", "Leave one of them out.")
     check_env(env or {})
-    place: dict[str, Any] = {"on": on, "cpu": None if gpu else cpu or 1, "gpu": []}
+    place: dict[str, Any] = {"cpu": None if gpu else cpu or 1, "gpu": []}
+    if on is not None:
+        place["on"] = on
     extras: dict[str, Any] = {
         "place": place, "limits": _limits(until, max_cost, idle_stop, memory), "network": network,
         "secrets": secret or [], "converge": True, "take": take,

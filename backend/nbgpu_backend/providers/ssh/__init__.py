@@ -9,6 +9,8 @@ loader.py      from there to a running host.py: the command line, and the code, 
 channel.py     host.py's frames between a paramiko channel and the event loop
 sessions.py    the few sessions of a transport, and its channels to ports
 ports.py, exposed.py, transfer.py, openssh.py     ports; local sockets that lead there; files
+provider.py    SshHost, what control holds of a host: instances there; pods.py, what it has for pods
+room.py        runs on the host for a moment: makes room for a pod
 contact.py     before a host is added: its key, its settings
 settings.py    host.json
 errors.py      what can go wrong, with the next step

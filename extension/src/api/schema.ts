@@ -538,6 +538,8 @@ export interface Settings {
   rateSources: Record<string, string>;
   /** a pod that nobody uses outlives the backend by so long */
   leasePodS: number;
+  /** where pods go that name no place */
+  place: string;
 }
 
 /** What came first in the order of choice and was not taken. */

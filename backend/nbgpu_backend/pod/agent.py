@@ -351,6 +351,9 @@ async def live(settings: Settings, env: Dict[str, str]) -> int:
 
 
 def main() -> int:
+    # whoever started us may have ignored them, and shells that inherit that cannot be hung up
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
     env = dict(os.environ)
     try:
         settings = Settings(env.pop("NBGPU_AGENT", ""))

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import KernelManager
 
 from tests.support.pods import (
     AS_USER,
@@ -572,6 +574,31 @@ def test_a_home_with_a_long_path_has_kernels(tmp_path: Path) -> None:
         assert backend.printed("print('reached')", "a" * 60) == "reached\n"
     finally:
         backend.shutdown(everything=True)
+
+
+def test_a_notebooks_kernel_in_a_pod_completes_and_opens_widgets(home: PodBackend) -> None:
+    home.open_pod(requirements=["ipywidgets>=8.1,<9"])
+    specs = KernelSpecManager()
+    specs.kernel_dirs = [str(home.home.kernels)]
+    manager = KernelManager(kernel_name="nbgpu-train", kernel_spec_manager=specs)
+    manager.start_kernel()
+    client = manager.blocking_client()
+    heard: list[dict[str, Any]] = []
+    try:
+        client.start_channels()
+        client.wait_for_ready(timeout=60)
+        code = "import ipywidgets; only_here = ipywidgets.IntSlider(value=7); only_here"
+        client.execute_interactive(code, timeout=60, output_hook=heard.append)
+        reply = client.complete("only_h", reply=True, timeout=30)
+        assert reply["content"]["matches"] == ["only_here"]
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    opened = [m["content"] for m in heard if m["msg_type"] == "comm_open"]
+    assert {o["target_name"] for o in opened} == {"jupyter.widget"}
+    assert any(o["data"]["state"].get("value") == 7 for o in opened)
+    views = [m["content"]["data"] for m in heard if m["msg_type"] == "execute_result"]
+    assert "application/vnd.jupyter.widget-view+json" in views[0]
 
 
 def _event(home: PodBackend, kind: str) -> dict[str, Any] | None:

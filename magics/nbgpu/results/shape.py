@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -22,17 +23,17 @@ COLOURS = {"●": "#009E73", "◐": "#E69F00", "✕": "#D55E00", "!": "#D55E00"}
 STYLE = "background:none;color:inherit;font-size:inherit"
 
 
-class Rich:
+class Rich(ABC):
     """A result. Subclasses give `text()`, `html()` and `to_dict()`."""
 
-    def text(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def text(self) -> str: ...
 
-    def html(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def html(self) -> str: ...
 
-    def to_dict(self) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]: ...
 
     def json(self) -> str:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)

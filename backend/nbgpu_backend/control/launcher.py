@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbgpu_backend.billing.rates import Rate
 from nbgpu_backend.control.endings import certain
-from nbgpu_backend.control.probe import free_port, health_check
+from nbgpu_backend.control.probe import health_check
 from nbgpu_backend.control.records import InstanceRecord
 from nbgpu_backend.control.services import Services
 from nbgpu_backend.control.worker import PARENT_BYTES, WorkerControl
@@ -20,6 +20,7 @@ from nbgpu_backend.domain.scaling import FOREVER
 from nbgpu_backend.engines.base import WorkerSpec
 from nbgpu_backend.errors import NoMemory, Unavailable
 from nbgpu_backend.providers.base import Exit, Observed
+from nbgpu_backend.providers.local.ports import free_port
 from nbgpu_backend.schema.common import Reason
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from enum import Enum
 
@@ -16,7 +15,6 @@ SLEEP = aiohttp.ClientTimeout(total=30)  # gigabytes move between GPU and host
 
 
 DEFAULT_PATH = "/ping"
-PORT_TRIES = 50
 
 
 class Health(Enum):
@@ -97,23 +95,3 @@ async def _post(session: aiohttp.ClientSession, port: int, path: str, key: str |
 
 def _bearer(key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
-
-
-def free_port(more: int = 0) -> int:
-    """A port of loopback that was free a moment ago, and so were the next `more`."""
-    for _ in range(PORT_TRIES):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-            if all(_is_free(port + step) for step in range(1, more + 1)):
-                break
-    return port
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError):
-            return False
-    return True

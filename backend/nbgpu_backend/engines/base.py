@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nbgpu_backend.domain.parents import ParentSpec
+from nbgpu_backend.domain.supplies import Premises
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class WorkerSpec:
     endpoint: str = ""  # ids
     worker: str = ""
     health_port: int = 0  # of a load balancer; most often the same as `port`
+    premises: Premises | None = None  # on another host, where `model` is a path of that host
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,9 @@ class Engine(Protocol):
         """Has it vLLM's sleep mode? Then it is parked by that, and gives up its GPU's memory."""
         ...
 
-    def memory(self, model: Path | None, options: Sequence[str]) -> int:
+    def memory(
+        self, model: Path | None, options: Sequence[str], premises: Premises | None = None
+    ) -> int:
         """Bytes that one worker needs: weights, KV cache and the engine itself."""
         ...
 

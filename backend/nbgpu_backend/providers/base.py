@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 
 from nbgpu_backend.domain.parents import ParentSpec
 from nbgpu_backend.domain.placement import Offer
+from nbgpu_backend.domain.supplies import Need, Premises, Supplying
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,8 +292,44 @@ class InstanceHost(Protocol):
         ...
 
 
+class SupplyHost(Protocol):
+    """The capability to get what workers need onto a host."""
+
+    def here(self, need: Need) -> Premises | None:
+        """What is known to be there; None: it must be brought, or looked for. It does not block."""
+        ...
+
+    async def bring(self, need: Need, told: Callable[[Supplying], None]) -> Premises:
+        """At once where all is there. Once per host, whoever asks; what a cut left is gone on with.
+
+        Cancelling ends what was started there. Raises EngineMissing, DiskError, UpstreamError, NotFound,
+        and HostUnreachable or LinkCut while it is not heard.
+        """
+        ...
+
+    def forget(self, need: Need) -> None:
+        """Something of it was not there after all."""
+        ...
+
+
 class WorkerHost(InstanceHost, ParentHost, Protocol):
     """The capability to run workers."""
+
+    @property
+    def supplies(self) -> SupplyHost | None:
+        """None: engines, weights and handlers lie where the backend has them."""
+        ...
+
+    async def free_port(self, more: int = 0) -> int:
+        """A port of that machine's loopback that was free a moment ago, and so were the next `more`."""
+        ...
+
+    async def reach(self, name: str, port: int) -> int:
+        """A port of the backend's own loopback that leads to `port` of the instance's, until `forget`.
+
+        Asked again it may be another one, where the first could not be kept.
+        """
+        ...
 
     async def pause(self, name: str, oom_score_adj: int) -> bool:
         """Stop all of its processes where they are; its memory stays. False when it is ending."""

@@ -21,6 +21,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from nbgpu_backend.domain.supplies import Premises
 from nbgpu_backend.engines.base import EngineCommand, PhaseMarker, WorkerSpec
 from nbgpu_backend.errors import BadOption, BadRequest
 from nbgpu_backend.home import Home
@@ -74,7 +75,9 @@ class CommandEngine:
         ours, _ = _split(options)
         return bool(ours["--sleep-mode"])
 
-    def memory(self, model: Path | None, options: Sequence[str]) -> int:
+    def memory(
+        self, model: Path | None, options: Sequence[str], premises: Premises | None = None
+    ) -> int:
         ours, _ = _split(options)
         return ours["--memory"] or MEMORY_BYTES
 

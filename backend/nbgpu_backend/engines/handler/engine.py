@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nbgpu_backend.domain.supplies import Premises
 from nbgpu_backend.engines.base import EngineCommand, PhaseMarker, WorkerSpec
 from nbgpu_backend.engines.handler import failures
 from nbgpu_backend.engines.handler.environment import Environment
@@ -64,7 +65,9 @@ class HandlerEngine:
     def sleeps(self, options: Sequence[str]) -> bool:
         return False
 
-    def memory(self, model: Path | None, options: Sequence[str]) -> int:
+    def memory(
+        self, model: Path | None, options: Sequence[str], premises: Premises | None = None
+    ) -> int:
         return MEMORY_BYTES
 
     def command(self, spec: WorkerSpec) -> EngineCommand:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nbgpu_backend.domain.parents import PARENT, ParentSpec
+from nbgpu_backend.domain.supplies import Premises
 from nbgpu_backend.engines.base import EngineCommand, PhaseMarker, WorkerSpec
 from nbgpu_backend.engines.vllm import failures, options, sizing
 from nbgpu_backend.engines.vllm.environment import VERSION, Environment
@@ -74,8 +75,13 @@ class VllmEngine:
     def sleeps(self, given: Sequence[str]) -> bool:
         return False  # vLLM refuses it on a processor
 
-    def memory(self, model: Path | None, given: Sequence[str]) -> int:
-        return sizing.worker_bytes(model, given, sizing.cpu_flags())
+    def memory(
+        self, model: Path | None, given: Sequence[str], premises: Premises | None = None
+    ) -> int:
+        if premises is not None:
+            return sizing.worker_bytes(premises.weights, given, premises.flags)
+        weights = None if model is None else sizing.weights(model)
+        return sizing.worker_bytes(weights, given, sizing.cpu_flags())
 
     def command(self, spec: WorkerSpec) -> EngineCommand:
         if spec.model is None:

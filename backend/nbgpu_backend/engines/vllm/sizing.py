@@ -12,6 +12,7 @@ import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from nbgpu_backend.domain.supplies import Weights
 from nbgpu_backend.engines.vllm import options
 
 KV_CACHE = "256M"  # without an explicit size vLLM wants 92 % of the machine's memory
@@ -37,18 +38,21 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(found.partition(":")[2].split())
 
 
-def worker_bytes(model: Path | None, given: Sequence[str], flags: Collection[str]) -> int:
+def worker_bytes(found: Weights | None, given: Sequence[str], flags: Collection[str]) -> int:
     """Weights as they lie in memory, KV cache and the engine itself."""
     kv = options.value(given, "--kv-cache-memory-bytes")
     total = options.size(kv or KV_CACHE) + ENGINE_BYTES
-    if model is None:
+    if found is None:
         return total
     dtype = options.value(given, "--dtype") or dtype_for(flags)
-    stored = stored_dtype(model)
-    loaded = weight_bytes(model)
-    if dtype in WIDTHS and stored in WIDTHS:
-        loaded = loaded * WIDTHS[dtype] // WIDTHS[stored]
-    return total + loaded
+    if dtype in WIDTHS and found.dtype in WIDTHS:
+        return total + found.bytes * WIDTHS[dtype] // WIDTHS[found.dtype]
+    return total + found.bytes
+
+
+def weights(model: Path) -> Weights:
+    """Of a directory here."""
+    return Weights(weight_bytes(model), stored_dtype(model))
 
 
 def weight_bytes(model: Path) -> int:

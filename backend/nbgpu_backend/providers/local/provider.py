@@ -28,11 +28,13 @@ from nbgpu_backend.providers.base import (
     PodHost,
     Post,
     Relay,
+    SupplyHost,
 )
 from nbgpu_backend.providers.local import procfs, records
 from nbgpu_backend.providers.local.locks import probe
 from nbgpu_backend.providers.local.parents import Forked, Parents
 from nbgpu_backend.providers.local.pods import LocalPods
+from nbgpu_backend.providers.local.ports import free_port
 from nbgpu_backend.providers.local.records import State
 from nbgpu_backend.providers.local.relay_client import RelayClient, read_spool
 from nbgpu_backend.providers.local.shim_client import NoAnswer, ShimClient
@@ -54,6 +56,13 @@ class LocalProvider:
         self._clock = clock
         self._parents = Parents(home)
         self.pods: PodHost | None = LocalPods(home)
+        self.supplies: SupplyHost | None = None
+
+    async def free_port(self, more: int = 0) -> int:
+        return free_port(more)
+
+    async def reach(self, name: str, port: int) -> int:
+        return port
 
     async def launch(self, spec: LaunchSpec) -> Launched:
         """Return once the engine has been exec'ed, or forked by its pre-imported parent.

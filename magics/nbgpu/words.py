@@ -9,7 +9,16 @@ from typing import Any
 from nbgpu.formats import plural, span
 
 # in the order in which they are told and drawn; `initializing` is told as starting
-STATES = ("running", "idle", "starting", "draining", "parked", "throttled", "unhealthy")
+STATES = (
+    "running",
+    "idle",
+    "starting",
+    "draining",
+    "parked",
+    "throttled",
+    "unreachable",
+    "unhealthy",
+)
 
 
 def scaling(policy: Any) -> str:

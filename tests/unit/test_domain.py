@@ -29,7 +29,7 @@ def test_a_name_is_suggested_from_a_model() -> None:
 
 def test_what_bills_and_counts() -> None:
     assert {n for n, s in WORKER_STATES.items() if s.bills} == {
-        "starting", "idle", "running", "draining", "unhealthy",
+        "starting", "idle", "running", "draining", "unhealthy", "unreachable",
     }  # fmt: skip
     assert not WORKER_STATES["parked"].counts and not WORKER_STATES["throttled"].bills
 
@@ -45,6 +45,8 @@ def test_what_bills_and_counts() -> None:
         ({"throttled": True, "workers": ["draining"]}, "throttled"),
         ({"workers": ["starting"]}, "starting"),
         ({"workers": ["draining"]}, "draining"),
+        ({"workers": ["unreachable", "draining"]}, "unreachable"),
+        ({"workers": ["unreachable", "idle"]}, "ready"),
         ({}, "asleep"),
     ],
 )

@@ -97,7 +97,7 @@ def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRou
         if newest is None:
             return LogLines(worker=None, lines=[])
         try:
-            lines = await services.provider.logs(newest.record.name, tail)
+            lines = await newest.site.host.logs(newest.record.name, tail)
         except NbgpuError:  # it has ended, and its folder is gone
             lines = list(newest.exit.tail)[-tail:] if newest.exit else []
         return LogLines(worker=newest.id, lines=lines)

@@ -69,7 +69,7 @@ def routes(core: Core) -> APIRouter:
 
         async def now(count: int) -> list[str]:
             if found.live:
-                return await services.provider.logs(found.record.name, count)
+                return await found.log(count)
             return list(found.exit.tail) if found.exit else []
 
         return follow(tail, live=lambda: found.live, now=now)

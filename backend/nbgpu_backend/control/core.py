@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
 
 from sqlalchemy import Connection, func, select
 
@@ -28,7 +27,8 @@ from nbgpu_backend.control.records import EndpointRecord, InstanceRecord
 from nbgpu_backend.control.relay_link import RelayLink
 from nbgpu_backend.control.services import Services
 from nbgpu_backend.control.settings import load_lease, store_lease
-from nbgpu_backend.control.sites import LOCAL, Site, Sites
+from nbgpu_backend.control.sites import Site, Sites
+from nbgpu_backend.domain.placement import LOCAL
 from nbgpu_backend.engines import engine
 from nbgpu_backend.errors import DiskError, NbgpuError, NotFound
 from nbgpu_backend.home import Home
@@ -55,6 +55,7 @@ log = logging.getLogger(__name__)
 
 ALIVE_S = 5.0  # how exact an estimated end is
 LAG_S = 0.5
+WATCH_S = 2.0
 PRUNE_S, DROP_S = 3600.0, 60.0
 USES_S = 30.0  # how exact the last use of a key is after a crash
 ORPHAN_GRACE_S = 60.0
@@ -74,6 +75,7 @@ class Core:
         self.endpoints.others = lambda name: self.pods.find(name) is not None
         self.orphans: dict[str, Observed] = {}
         self.streams: set[Callable[[], None]] = set()  # each ends one stream of events
+        services.sites.on_change = self._place_changed
         self.started_us = services.clock.now()
         self.lag_ms = 0.0
         self._files = files
@@ -143,13 +145,14 @@ class Core:
             self._drop_results(),
             self._sweep_files(),
             self._look_late(),
-            self._measure_memory(),
+            self._each_site(MEASURE_S, _measured),
+            self._each_site(WATCH_S, _looked_for),
             self._store_uses(),
         ):
             self._tasks.append(asyncio.create_task(_forever(work)))
         for control in self.endpoints.all():
             if not control.record.stopped:
-                control.weights.start()
+                control.stock.start()
             control.go()
 
     def hang_up(self) -> None:
@@ -297,18 +300,17 @@ class Core:
         for control in self.endpoints.all():
             board, live = control.board, {w.id for w in control.live_workers()}
             strange = {j.worker for j in board.live.values() if j.worker} - live
-            known = select(instances.c.id, instances.c.name).where(instances.c.id.in_(strange))
-            ours = {row["id"]: row["name"] for row in await self.services.state.rows(known)}
-            for worker_id, name in ours.items():
-                self._tasks.append(
-                    asyncio.create_task(_forever(self._fence(board, worker_id, name)))
-                )
-            for worker_id in strange - ours.keys():
+            columns = (instances.c.id, instances.c.name, instances.c.provider)
+            ours = await self.services.state.rows(select(*columns).where(columns[0].in_(strange)))
+            for row in ours:
+                work = self._fence(board, row["id"], row["name"], row["provider"])
+                self._tasks.append(asyncio.create_task(_forever(work)))
+            for worker_id in strange - {row["id"] for row in ours}:
                 self.services.externals.meet(board, worker_id)
 
-    async def _fence(self, board: JobBoard, worker_id: str, name: str) -> None:
+    async def _fence(self, board: JobBoard, worker_id: str, name: str, place: str) -> None:
         """Its jobs are others' once no process of it is left and what it had posted is stored."""
-        provider = self.services.provider
+        provider = (self.services.sites.find(place) or self.services.sites.add(place)).host
         while True:
             try:
                 if (await provider.observe(name)).state == "running":
@@ -334,20 +336,22 @@ class Core:
         open_rows = select(instances).where(instances.c.ended_us.is_(None))
         for row in await services.state.rows(open_rows):
             record = InstanceRecord.load(row)
+            control = self.endpoints.by_id(record.endpoint_id)
             if record.provider != LOCAL:
                 # whether its host is heard or not: what is true there is found out by and by
                 there = Observed(name=record.name, state="running", pid=record.pid)
-                await self.pods.adopt(record, there, await self._lost(record))
+                if control is not None:
+                    control.launcher.adopt(record, there)
+                else:
+                    await self.pods.adopt(record, there, await self._lost(record))
                 continue
             seen = found.pop(record.name, None) or Observed(name=record.name, state="gone")
-            control = self.endpoints.by_id(record.endpoint_id)
             if control is None:
                 if not await self.pods.adopt(record, seen, seen.exit or await self._lost(record)):
                     found[record.name] = seen  # its owner was deleted
                 continue
             if seen.state == "running":
-                key = await services.provider.read_secret(record.name, "key")
-                control.launcher.adopt(record, seen, key)
+                control.launcher.adopt(record, seen)
             else:
                 await control.launcher.bury(record, seen.exit or await self._lost(record))
         for name, seen in found.items():
@@ -414,18 +418,23 @@ class Core:
             recent = [*recent[1:], max(0.0, (clock.elapsed() - due) * 1000)]
             self.lag_ms = round(max(recent), 2)
 
-    async def _measure_memory(self) -> None:
-        measuring: dict[str, asyncio.Task[None]] = {}
+    async def _each_site(self, every_s: float, work: Callable[[Site], Awaitable[None]]) -> None:
+        under_way: dict[str, asyncio.Task[None]] = {}
         try:
             while True:
                 for site in self.services.sites.all():
-                    last = measuring.get(site.name)
+                    last = under_way.get(site.name)
                     if last is None or last.done():  # a host that is not heard holds up no other
-                        measuring[site.name] = asyncio.create_task(_measured(site))
-                await asyncio.sleep(MEASURE_S)
+                        under_way[site.name] = asyncio.create_task(_forever(work(site)))
+                await asyncio.sleep(every_s)
         finally:
-            for task in measuring.values():
+            for task in under_way.values():
                 task.cancel()
+
+    def _place_changed(self) -> None:
+        """One is heard again, or no longer: workers may start, or have to start elsewhere."""
+        for control in self.endpoints.all():
+            control.wake()
 
     async def _prune(self) -> None:
         while True:
@@ -457,7 +466,12 @@ async def _measured(site: Site) -> None:
         await site.memory.measure()
 
 
-async def _forever(work: Coroutine[Any, Any, None]) -> None:
+async def _looked_for(site: Site) -> None:
+    with contextlib.suppress(NbgpuError, OSError):
+        await site.look()
+
+
+async def _forever(work: Awaitable[None]) -> None:
     try:
         await work
     except asyncio.CancelledError:

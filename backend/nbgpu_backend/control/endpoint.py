@@ -18,6 +18,7 @@ from nbgpu_backend.control.launcher import Launcher
 from nbgpu_backend.control.records import EndpointRecord
 from nbgpu_backend.control.services import Services
 from nbgpu_backend.control.status import Status
+from nbgpu_backend.control.stock import Stock
 from nbgpu_backend.control.weights import Weights
 from nbgpu_backend.control.wording import span
 from nbgpu_backend.control.worker import WorkerControl
@@ -52,9 +53,10 @@ class EndpointControl:
         self.record = record
         self.use(engine)
         self.workers: dict[str, WorkerControl] = {}
-        self.weights = Weights(
-            record.model,
+        self.stock = Stock(
+            record,
             services,
+            engine.release,
             self._weights_arrived,
             self._weights_failed,
             lambda: services.pulse.touch(record.id),
@@ -204,7 +206,7 @@ class EndpointControl:
             return True
         if await worker.check():
             return False
-        await worker.ended.wait()
+        await worker.out.wait()
         return True
 
     def _glance(self) -> None:
@@ -323,7 +325,7 @@ class EndpointControl:
             self.queue.withdraw(worker_id)
             # one that is only stopped would go on holding its GPU's memory
             keeps = worker.sleeps or worker.record.gpu is None
-            if worker.state == "idle" and keeps and self._room_to_park():
+            if worker.state == "idle" and keeps and self._room_to_park(worker):
                 kept = span(self.park_s())
                 worker.park(f"without work for {idle} s; it is kept for {kept}")
             else:
@@ -336,11 +338,9 @@ class EndpointControl:
             return 0.0
         return self.engine.park_s if policy.park_s is None else policy.park_s
 
-    def _room_to_park(self) -> bool:
+    def _room_to_park(self, worker: WorkerControl) -> bool:
         most = self.policy().max
-        return (
-            self.park_s() > 0 and len(self.parked_workers()) < most and self._services.memory.room()
-        )
+        return self.park_s() > 0 and len(self.parked_workers()) < most and worker.site.memory.room()
 
     def _end_parked(self, now: float) -> float:
         """End those that were kept long enough, or that no request will wake; returns when to look again."""
@@ -377,7 +377,7 @@ class EndpointControl:
         return self.queue.core.waiting > 0 or self.policy().min > 0
 
     def worker_ready(self, worker: WorkerControl) -> None:
-        self._services.memory.table.taken(worker.id)
+        worker.site.memory.table.taken(worker.id)
         self.launcher.succeeded()
         if worker.timer.done:  # not an adopted one
             self.cold_starts.append((worker.record.tier, worker.age()))
@@ -393,7 +393,7 @@ class EndpointControl:
     def worker_changed(self, worker: WorkerControl) -> None:
         if worker.state not in ("idle", "running"):
             self.queue.withdraw(worker.id)
-        if worker.state in ("draining", "unhealthy", "stopped"):
+        if worker.state in ("draining", "unhealthy", "unreachable", "stopped"):
             self.queue.fail_line(worker.id, worker_gone(self.name, worker.id))
         self.wake()
 
@@ -401,7 +401,7 @@ class EndpointControl:
         if self.engine.pull:
             self.board.gone(worker.id, worker.reason.text)
         self.queue.fence(worker.id)
-        self._services.memory.release(worker.id)
+        worker.site.memory.release(worker.id)
         if not worker.stopped_on_purpose():
             text = worker.reason.text
             values = {"worker": worker.id, "tail": list(ended.tail)[-12:]}
@@ -410,7 +410,9 @@ class EndpointControl:
             )
             tail = {"tail": list(ended.tail)[-12:]}
             if ended.reason == "no_capacity":
-                self.launcher.refused(worker.record.gpu, text)
+                self.launcher.refused(worker.record.gpu or placement.CPU, text)
+            elif ended.reason == "host_away":
+                self.launcher.refused(worker.site.name, text)
             elif worker.record.ready_us is not None:
                 if self.launcher.crashed():
                     again = f"its workers die again and again and answer nothing: {text}"
@@ -419,6 +421,11 @@ class EndpointControl:
                 self._hold_down("start_failed", text, tail)
         self._drop_others(worker)
         self.wake()
+
+    def has_room(self, worker: WorkerControl) -> bool:
+        others = ("idle", "running", "starting", "initializing")
+        up = sum(w.state in others for w in self.live_workers() if w is not worker)
+        return up < self.policy().max and not worker.stale()
 
     def worker_fell_back(self, worker: WorkerControl, text: str) -> None:
         self.tell_later("worker.fell_back", f"A worker of {self.name}: {text}", worker=worker.id)
@@ -455,23 +462,29 @@ class EndpointControl:
         await self._services.state.commit(change, *drafts)
 
     async def stop_workers(self, code: str, text: str, grace_s: float | None = None) -> None:
-        """Return when none is left."""
+        """Return when none is left but on hosts that are not heard, where they end later."""
         for worker in self.live_workers():
             self.queue.withdraw(worker.id)
             worker.end(code, text, grace_s)
         for worker in self.live_workers():
-            await worker.ended.wait()
+            await worker.out.wait()
 
-    async def _weights_arrived(self) -> None:
-        await self.save("model.fetched", self.weights.arrived_words(self.name))
+    def out_of_reach(self) -> list[WorkerControl]:
+        """Those that may run on, on hosts that are not heard."""
+        return [w for w in self.live_workers() if w.out.is_set()]
+
+    async def _weights_arrived(self, weights: Weights) -> None:
+        await self.save("model.fetched", weights.arrived_words(self.name))
         self.wake()
 
-    async def _weights_failed(self, error: NbgpuError) -> None:
-        lacking = self.weights.lacking_words(self.name)
-        self.refuse_waiting(
-            Unavailable(f"{lacking}: {error.what}", error.next_step, code=error.code)
+    async def _weights_failed(self, weights: Weights, error: NbgpuError) -> None:
+        supply = weights.supply
+        lacking = Unavailable(
+            f"{supply.lacking(self.name)}: {error.what}", error.next_step, code=error.code
         )
-        await self._tell("model.failed", f"{self.weights.failed_words(self.name)}: {error}")
+        if not self.ready_workers():  # else another place serves
+            self.refuse_waiting(lacking)
+        await self._tell("model.failed", f"{supply.failed(self.name)}: {error}")
 
     def launch_no_more(self) -> None:
         self._closing = True
@@ -482,7 +495,7 @@ class EndpointControl:
         if self._timer is not None:
             self._timer.cancel()
         self.board.close()
-        await self.weights.close()
+        await self.stock.close()
         for worker in self.live_workers():
             worker.forget_backend()
 

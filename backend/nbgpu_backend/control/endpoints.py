@@ -162,7 +162,9 @@ class Endpoints:
         # one that is on its way as it is wanted is left alone
         if prepared.model != record.model:
             record.model = prepared.model
-            await control.weights.replace(prepared.model)
+            await control.stock.replace()
+        elif any(change.field == "place" for change in changes):
+            await control.stock.replace()
         control.use(prepared.engine)
         if changes:
             words = ", ".join(f"{c.field}: {c.old} -> {c.new}" for c in changes)
@@ -173,9 +175,7 @@ class Endpoints:
         return control, "changed" if changes else "attached", changes
 
     def _begin(self, control: EndpointControl, prepared: Prepared) -> None:
-        if prepared.plan is not None:
-            control.weights.planned(prepared.plan)
-        control.weights.start()
+        control.stock.start(prepared.plan)
         control.wake()
 
     def _check_owner(self, existing: EndpointControl, spec: CreateEndpoint) -> None:
@@ -232,7 +232,7 @@ class Endpoints:
             await control.save("endpoint.started", f"{control.name} takes requests again")
         control.last_failure = None
         control.launcher.forgive()
-        control.weights.start()
+        control.stock.start()
         control.wake()
 
     async def warm(self, control: EndpointControl, seconds: int, workers: int) -> None:
@@ -267,6 +267,13 @@ class Endpoints:
             Unavailable(f"The endpoint '{control.name}' was deleted.", "", code="endpoint_deleted")
         )
         await control.stop_workers("deleted", "its endpoint was deleted", STOP_GRACE_S)
+        if away := control.out_of_reach():
+            places = ", ".join(sorted({worker.site.name for worker in away}))
+            raise Unavailable(
+                f"'{control.name}' cannot be deleted yet: {places} is not heard, and a worker may run there.",
+                "It is ended when its host is heard again; delete the endpoint then.",
+                code="host_away",
+            )
         await control.close()
         now = self._services.clock.now()
 

@@ -17,8 +17,8 @@ from sqlalchemy.dialects.sqlite import insert
 import nbgpu_backend
 from nbgpu_backend.control.pods import Pods
 from nbgpu_backend.control.services import Services
-from nbgpu_backend.control.sites import LOCAL
 from nbgpu_backend.control.wording import size
+from nbgpu_backend.domain.placement import LOCAL
 from nbgpu_backend.domain.pricing import plain
 from nbgpu_backend.errors import BadRequest, Conflict, DiskError, NbgpuError, NotFound
 from nbgpu_backend.providers.ssh.contact import fingerprint, pin, resolve

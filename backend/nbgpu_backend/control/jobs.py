@@ -110,7 +110,7 @@ class JobsView:
         if worker is None:
             return []
         try:
-            lines = await self._services.provider.logs(worker.record.name, LOG_LINES)
+            lines = await worker.site.host.logs(worker.record.name, LOG_LINES)
         except NbgpuError:
             lines = list(worker.exit.tail) if worker.exit else []
         return [text for line in lines if (text := _of_job(line, row["id"]))]

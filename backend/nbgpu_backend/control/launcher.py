@@ -13,14 +13,24 @@ from nbgpu_backend.control.endings import certain
 from nbgpu_backend.control.probe import health_check
 from nbgpu_backend.control.records import InstanceRecord
 from nbgpu_backend.control.services import Services
+from nbgpu_backend.control.sites import Site
+from nbgpu_backend.control.wording import size
 from nbgpu_backend.control.worker import PARENT_BYTES, WorkerControl
 from nbgpu_backend.domain.parents import ParentSpec
-from nbgpu_backend.domain.placement import CPU, Choice, Trouble, Wanted, choose, gpu_list
+from nbgpu_backend.domain.placement import (
+    CPU,
+    LOCAL,
+    Candidate,
+    Choice,
+    Trouble,
+    Wanted,
+    choose_place,
+    gpu_list,
+)
 from nbgpu_backend.domain.scaling import FOREVER
 from nbgpu_backend.engines.base import WorkerSpec
 from nbgpu_backend.errors import NoMemory, Unavailable
 from nbgpu_backend.providers.base import Exit, Observed
-from nbgpu_backend.providers.local.ports import free_port
 from nbgpu_backend.schema.common import Reason
 
 if TYPE_CHECKING:
@@ -31,7 +41,8 @@ KILLED_TRIES = 6  # … where they were killed: what kills may be done with it
 CRASHES = 5  # deaths in a row of workers that were ready, without a request answered between
 RETRY_S = 2.0  # after a failed start, and while there is too little memory
 PATIENCE_S = 3.0  # with other programs that hold what would be needed
-TROUBLE_S = 30.0  # a GPU type that was refused is not asked for again so soon
+TROUBLE_S = 30.0  # a GPU type or a place that refused is not asked again so soon
+PLACES = ("away", "coming", "trouble", "memory")  # codes of skips that speak of places
 
 
 class Launcher:
@@ -50,32 +61,58 @@ class Launcher:
 
     def grow(self, count: int, now: float) -> float:
         """Start workers, the parked ones first; returns when to ask again."""
-        owner, weights = self._owner, self._owner.weights
-        for worker in owner.parked_workers()[:count]:
+        for worker in self._owner.parked_workers()[:count]:
             worker.unpark()
             count -= 1
         if not count:
             return FOREVER
-        if not weights.look():
-            weights.start()
-            return FOREVER
         if now < self._not_before:
             return self._not_before
         for _ in range(count):
-            choice = choose(
-                wanted(owner), self._services.provider.offers(), self._by_gpu(), self._troubles, now
-            )
+            choice = self._choose(now)
+            self._bring(choice)
             if choice.gpu is None:
-                return self._no_gpu(choice, now)
-            if not self._admit(now):
+                return self._nowhere(choice, now)
+            if not self._admit(self._services.sites.get(choice.place), now):
                 return self._not_before
             self._launch(choice)
         return FOREVER
 
-    def adopt(self, record: InstanceRecord, seen: Observed, key: str | None) -> None:
+    def _choose(self, now: float) -> Choice:
+        stock = self._owner.stock
+        several = len(places := stock.places()) > 1
+        candidates = []
+        for place in places:
+            site, weights = self._services.sites.get(place), stock.at(place)
+            lacks = "" if weights.look() else weights.words()
+            short = ""
+            if several and not lacks:
+                needed = self._memory_needed(place)
+                short = (
+                    "" if site.memory.spare(needed) else f"{size(needed)} of memory are not free"
+                )
+            candidates.append(
+                Candidate(
+                    place,
+                    site.host.offers(),
+                    away=site.away,
+                    lacks=lacks,
+                    short=short,
+                    trouble=self._troubles.get(place),
+                )
+            )
+        return choose_place(wanted(self._owner), candidates, self._by_gpu(), self._troubles, now)
+
+    def _bring(self, choice: Choice) -> None:
+        """What a place lacked that was passed over for it, the first of them."""
+        place = next((skip.what for skip in choice.skipped if skip.code == "coming"), None)
+        if place is not None:
+            self._owner.stock.at(place).start()
+
+    def adopt(self, record: InstanceRecord, seen: Observed) -> None:
         worker = self._control(record, self._rate_of(record))
         self._reserve(worker)
-        worker.adopt(seen, key)
+        worker.adopt(seen)
 
     async def bury(self, record: InstanceRecord, ended: Exit) -> None:
         """Write down the end of a worker that ended while no backend was there."""
@@ -106,10 +143,9 @@ class Launcher:
         self._crashes = 0
         return True
 
-    def refused(self, gpu: str | None, text: str) -> None:
-        """The provider had none of this type after all."""
-        until = self._services.clock.elapsed() + TROUBLE_S
-        self._troubles[gpu or CPU] = Trouble(until, text)
+    def refused(self, what: str, text: str) -> None:
+        """There was none of this type of GPU after all, or the place took no launch."""
+        self._troubles[what] = Trouble(self._services.clock.elapsed() + TROUBLE_S, text)
 
     def forgive(self) -> None:
         """A person says: try again."""
@@ -124,15 +160,15 @@ class Launcher:
                 counts[worker.record.gpu] = counts.get(worker.record.gpu, 0) + 1
         return counts
 
-    def _admit(self, now: float) -> bool:
+    def _admit(self, site: Site, now: float) -> bool:
         """Is there memory for one more? If not, wait for what will be freed, or say no to who waits."""
-        services, owner = self._services, self._owner
-        verdict = services.memory.admit(self._memory_needed(), owner.name)
+        owner = self._owner
+        verdict = site.memory.admit(self._memory_needed(site.name), owner.name)
         if verdict.fits and not verdict.evict:
             self.throttled, self._evicting, self._hopeless_since = None, (), None
             return True
         self._not_before = now + RETRY_S
-        services.memory.wait(self._freed)
+        site.memory.wait(self._freed)
         if verdict.fits:
             if verdict.evict != self._evicting:
                 self._evicting = verdict.evict
@@ -149,7 +185,7 @@ class Launcher:
         elif now - self._hopeless_since >= PATIENCE_S:
             owner.refuse_waiting(
                 NoMemory(
-                    f"'{owner.name}' cannot start here: {verdict.text}.",
+                    f"'{owner.name}' cannot start {_where(site.name)}: {verdict.text}.",
                     "End other programs, or deploy a smaller model, or set a smaller "
                     "--kv-cache-memory-bytes after `--`.",
                     **values,
@@ -161,14 +197,31 @@ class Launcher:
         self._not_before = 0.0
         self._owner.wake()
 
-    def _no_gpu(self, choice: Choice, now: float) -> float:
-        """None of the GPUs that were asked for can be had; who waits, waits on, if that can help."""
+    def _nowhere(self, choice: Choice, now: float) -> float:
+        """Nothing that was asked for can be had; who waits, waits on, if that can help."""
         owner = self._owner
+        if not choice.skipped:
+            on = owner.record.spec.nbgpu.place.on
+            self._throttle("no_place", f"there is no place '{on}' any more", {})
+            owner.refuse_waiting(
+                Unavailable(
+                    f"'{owner.name}' runs on {on}, and there is no such place any more.",
+                    f"Say where it shall run: nbgpu deploy --name {owner.name} --on local, and the rest.",
+                    code="no_place",
+                )
+            )
+            return FOREVER
+        if all(skip.code == "coming" for skip in choice.skipped):
+            return FOREVER  # the endpoint says what it waits for, and is woken when it has come
         text = "; ".join(f"{skip.what}: {skip.text}" for skip in choice.skipped)
         values = {
             "skipped": [{"what": s.what, "code": s.code, "text": s.text} for s in choice.skipped]
         }
-        self._throttle("no_capacity", f"no GPU can be had: {text}", values)
+        gpus = all(skip.code not in PLACES for skip in choice.skipped)
+        if gpus:
+            self._throttle("no_capacity", f"no GPU can be had: {text}", values)
+        else:
+            self._throttle("no_place", f"no worker can start now: {text}", values)
         if not choice.ever:
             owner.refuse_waiting(
                 Unavailable(
@@ -192,18 +245,17 @@ class Launcher:
     def _launch(self, choice: Choice) -> None:
         services, owner = self._services, self._owner
         spec, engine = owner.record.spec, owner.engine
-        check = health_check(spec)
         self.generation += 1
         worker_id = "w-" + secrets.token_hex(5)
         record = InstanceRecord(
             id=worker_id,
             name=f"nbgpu-{services.installation}-{worker_id}-{self.generation}",
             endpoint_id=owner.id,
-            provider=spec.nbgpu.place.on,
+            provider=choice.place,
             generation=self.generation,
             endpoint_version=owner.version,
             tier="plain",
-            port=0 if engine.pull else free_port(check.port_offset),
+            port=0,  # is found where it starts
             slots=owner.slots(),
             intent_us=services.clock.now(),
             gpu=choice.gpu if choice.gpu != CPU else None,
@@ -211,27 +263,35 @@ class Launcher:
         )
         worker = self._control(record, self._rate(choice), choice)
         self._reserve(worker)
+        premises, cwd = owner.stock.premises(choice.place), None
+        if premises is not None:
+            cwd, cores = premises.cwd, max(1, premises.cores)
+            model, env = Path(premises.model) if premises.model else None, dict(spec.env)
+        else:
+            cwd = spec.nbgpu.cwd if engine.name == "command" else None
+            model, cores = self._model_path(), default_threads()
+            env = {"HOME": str(services.home.instances / record.name), **spec.env}
         wanted_worker = WorkerSpec(
             served_name=owner.name,
-            model=self._model_path(),
-            port=record.port,
-            cpu=spec.nbgpu.place.cpu or default_threads(),
+            model=model,
+            port=0,
+            cpu=spec.nbgpu.place.cpu or cores,
             options=spec.nbgpu.engine.options,
-            env={"HOME": str(services.home.instances / record.name), **spec.env},
+            env=env,
             endpoint=owner.id,
             worker=worker_id,
-            health_port=record.port + check.port_offset if check.balanced else 0,
+            premises=premises,
         )
-        worker.launch(
-            wanted_worker,
-            cwd=spec.nbgpu.cwd if spec.nbgpu.engine.name == "command" else None,
-            parent=self._parent(wanted_worker, choice),
-        )
+        worker.launch(wanted_worker, cwd=cwd, parent=self._parent(wanted_worker, choice))
 
     def _parent(self, spec: WorkerSpec, choice: Choice) -> ParentSpec | None:
         """The pre-imported parent to fork it from, where that is possible and there is room for one."""
         services, owner = self._services, self._owner
-        if choice.gpu != CPU or "preimported" not in owner.record.spec.nbgpu.policy.tiers:
+        if (
+            choice.place != LOCAL
+            or choice.gpu != CPU
+            or "preimported" not in owner.record.spec.nbgpu.policy.tiers
+        ):
             return None
         parent = owner.engine.parent(spec)
         if parent is None or services.memory.has_parent(parent.key):
@@ -245,7 +305,7 @@ class Launcher:
         owner = self._owner
         policy = owner.record.spec.nbgpu.policy
         worker = WorkerControl(
-            self._services, owner, owner.engine, record,
+            self._services, self._site(record), owner, owner.engine, record,
             unhealthy_s=policy.unhealthy_s, start_s=policy.start_s, rate=rate,
             sleeps=owner.engine.sleeps(owner.record.spec.nbgpu.engine.options),
             skipped=choice.skipped if choice else (), check=health_check(owner.record.spec),
@@ -253,30 +313,36 @@ class Launcher:
         owner.workers[record.id] = worker
         return worker
 
+    def _site(self, record: InstanceRecord) -> Site:
+        sites = self._services.sites
+        return sites.find(record.provider) or sites.add(record.provider)
+
     def _reserve(self, worker: WorkerControl) -> None:
-        self._services.memory.reserve(
+        worker.site.memory.reserve(
             worker.id,
             worker.record.name,
-            self._memory_needed(),
+            self._memory_needed(worker.site.name),
             lambda why: worker.end("evicted", why),
         )
 
     def _rate(self, choice: Choice) -> Rate:
         if choice.per_hour is None:
-            return self._services.rate(self._owner.record.spec.nbgpu.place.on)
+            return self._services.rate(choice.place)
         return Rate(choice.per_hour, f"price of {choice.gpu}")
 
     def _rate_of(self, record: InstanceRecord) -> Rate:
         """Of one that a backend before had begun to launch, if it is not in the ledger yet."""
-        price = next(
-            (o.per_hour for o in self._services.provider.offers() if o.gpu == record.gpu), None
-        )
+        offers = self._site(record).host.offers()
+        price = next((o.per_hour for o in offers if o.gpu == record.gpu), None)
         price = None if price is None else price * record.gpu_count
-        return self._rate(Choice(record.gpu or CPU, record.gpu_count, price))
+        return self._rate(Choice(record.gpu or CPU, record.gpu_count, price, place=record.provider))
 
-    def _memory_needed(self) -> int:
-        options = self._owner.record.spec.nbgpu.engine.options
-        return self._owner.engine.memory(self._model_path(), options)
+    def _memory_needed(self, place: str) -> int:
+        owner = self._owner
+        options = owner.record.spec.nbgpu.engine.options
+        if self._services.sites.find(place) is None:
+            return owner.engine.memory(None, options)
+        return owner.engine.memory(self._model_path(), options, owner.stock.premises(place))
 
     def _model_path(self) -> Path | None:
         path = self._owner.record.model.path
@@ -286,6 +352,10 @@ class Launcher:
 def wanted(owner: EndpointControl) -> Wanted:
     spec = owner.record.spec
     return Wanted(gpu_list(spec.nbgpu.place.gpu), spec.nbgpu.place.cpu, spec.workers.max)
+
+
+def _where(place: str) -> str:
+    return "here" if place == LOCAL else f"on {place}"
 
 
 def default_threads() -> int:

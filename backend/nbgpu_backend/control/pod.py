@@ -24,10 +24,10 @@ from nbgpu_backend.control.pod_ports import Ports
 from nbgpu_backend.control.pod_records import PodRecord
 from nbgpu_backend.control.records import InstanceRecord
 from nbgpu_backend.control.services import Services
-from nbgpu_backend.control.sites import LOCAL, Site
+from nbgpu_backend.control.sites import Site
 from nbgpu_backend.control.wording import span
 from nbgpu_backend.domain import pods as rules
-from nbgpu_backend.domain.placement import CPU, Choice, Skip, Wanted, choose, gpu_list
+from nbgpu_backend.domain.placement import CPU, LOCAL, Choice, Skip, Wanted, choose, gpu_list
 from nbgpu_backend.errors import NbgpuError, NotFound, Unavailable
 from nbgpu_backend.providers.base import (
     Exit,

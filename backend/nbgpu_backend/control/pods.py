@@ -19,13 +19,12 @@ from nbgpu_backend.control.pod import PodControl
 from nbgpu_backend.control.pod_records import PodRecord
 from nbgpu_backend.control.records import InstanceRecord
 from nbgpu_backend.control.services import Services
-from nbgpu_backend.control.sites import LOCAL
 from nbgpu_backend.control.views import camel
 from nbgpu_backend.control.volumes import Volumes
 from nbgpu_backend.control.wording import span
 from nbgpu_backend.domain import pods as rules
 from nbgpu_backend.domain.names import complaint, did_you_mean
-from nbgpu_backend.domain.placement import Wanted, choose, gpu_list
+from nbgpu_backend.domain.placement import LOCAL, Wanted, choose, gpu_list
 from nbgpu_backend.errors import BadRequest, Conflict, NotFound, Unavailable
 from nbgpu_backend.providers.base import Exit, Observed
 from nbgpu_backend.providers.local.pod_environment import check

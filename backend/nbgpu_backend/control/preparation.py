@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nbgpu_backend.control.probe import health_check
 from nbgpu_backend.control.records import ModelRecord
 from nbgpu_backend.control.services import Services
-from nbgpu_backend.control.sites import LOCAL
+from nbgpu_backend.control.sites import Site
 from nbgpu_backend.domain.names import complaint, did_you_mean
-from nbgpu_backend.domain.placement import Wanted, choose, gpu_list
+from nbgpu_backend.domain.placement import LOCAL, Wanted, choose, gpu_list
 from nbgpu_backend.engines.base import Engine
-from nbgpu_backend.errors import BadRequest, NotFound, Unavailable
+from nbgpu_backend.errors import BadRequest, EngineMissing, Unavailable
 from nbgpu_backend.hub.fetcher import FetchPlan
 from nbgpu_backend.hub.library import LocalModel, locate, weight_bytes
 from nbgpu_backend.schema.endpoints import CreateEndpoint, Place, QueueDelay
@@ -38,10 +39,15 @@ async def prepare(spec: CreateEndpoint, services: Services) -> Prepared:
     balanced = spec.type == "LOAD_BALANCER"
     if balanced:
         _check_balancer(spec)
-    _check_place(spec.nbgpu.place, services)
+    places = _check_place(spec.nbgpu.place, services)
     engine = services.engine(spec.nbgpu.engine.name)
-    engine.version()
-    engine.check_options(spec.nbgpu.engine.options, balanced=balanced)
+    try:
+        engine.version()
+        engine.check_options(spec.nbgpu.engine.options, balanced=balanced)
+    except EngineMissing:
+        if LOCAL in places:
+            raise
+        # it is installed there; the engine itself refuses an option that it does not know
     model, plan = await _model(spec, services)
     return Prepared(engine, model, plan)
 
@@ -62,35 +68,34 @@ def _check_balancer(spec: CreateEndpoint) -> None:
     health_check(spec)
 
 
-def _check_place(place: Place, services: Services) -> None:
-    if place.on != LOCAL and services.sites.find(place.on) is not None:
-        raise Unavailable(
-            f"Endpoints run on this machine; on {place.on} there are pods only.",
-            "Leave --on out.",
-            code="no_workers_there",
-        )
-    if place.on != LOCAL:
-        raise NotFound(
-            f"There is no place '{place.on}'.", "This machine is --on local.", code="no_place"
-        )
-    _check_gpus(place, services)
+def _check_place(place: Place, services: Services) -> list[str]:
+    """Returns the places, in their order. Raises NotFound, BadRequest, Unavailable."""
+    names = services.sites.order(place.on, lambda name: services.rate(name).per_hour)
+    if not names:
+        raise BadRequest("`--on` names no place.", "This machine is --on local.")
+    sites = [services.sites.get(name) for name in names]
+    _check_gpus(place, sites)
     cores = os.cpu_count() or 1
-    if place.cpu is not None and place.cpu > cores:
+    if names == [LOCAL] and place.cpu is not None and place.cpu > cores:
         raise BadRequest(f"This machine has {cores} cores, not {place.cpu}.", f"Use --cpu {cores} or less.")  # fmt: skip
+    return names
 
 
-def _check_gpus(place: Place, services: Services) -> None:
-    """A typo, or what this place will never have, is told before anything is stored."""
+def _check_gpus(place: Place, sites: Sequence[Site]) -> None:
+    """A typo, or what no place will ever have, is told before anything is stored."""
     if not place.gpu:
         return
     gpus = gpu_list(place.gpu)
-    found = choose(Wanted(gpus), services.provider.offers(), {}, {}, 0.0)
+    offers = [offer for site in sites for offer in site.host.offers()]
+    found = choose(Wanted(gpus), offers, {}, {}, 0.0)
     if found.gpu is not None or found.ever:
         return
-    here = [offer.gpu for offer in services.provider.offers()]
+    here = [offer.gpu for offer in offers]
     if not here:
+        where = " and ".join("this machine" if s.name == LOCAL else s.name for s in sites)
+        has = "has" if len(sites) == 1 else "have"
         raise Unavailable(
-            f"This machine has no {' or '.join(place.gpu)} that nbgpu can use.",
+            f"{where[0].upper()}{where[1:]} {has} no {' or '.join(place.gpu)} that an engine here can use.",
             "Leave --gpu out, or say --cpu N, to run on its processors.",
             code="no_gpu",
         )

@@ -52,7 +52,8 @@ async def health(
     session: aiohttp.ClientSession, port: int, timeout_s: float, check: HealthCheck, key: str | None
 ) -> Health:
     timeout = aiohttp.ClientTimeout(total=timeout_s)
-    url = f"http://127.0.0.1:{port + check.port_offset}{check.path}"
+    """`port` is that of its health."""
+    url = f"http://127.0.0.1:{port}{check.path}"
     headers = {WORKER_KEY: key} if check.balanced and key else None
     try:
         async with session.get(

@@ -16,12 +16,14 @@ from typing import Any
 from nbgpu_backend.domain.jobs import read_chunk, read_post
 from nbgpu_backend.errors import DiskError
 from nbgpu_backend.providers.base import Frame, Post, Relay, RelayHost
+from nbgpu_backend.providers.ssh.errors import AWAY
 from nbgpu_backend.serving.board import JobBoard
 from nbgpu_backend.serving.pull import PullWorker
 
 log = logging.getLogger(__name__)
 
 CONNECT_S = 0.05  # between tries to reach a relay
+AWAY_S = 1.0  # … on a host that is not heard
 DISK_PAUSE_S = 1.0
 BIG = 256 << 10  # a longer post is read in a thread
 
@@ -69,7 +71,11 @@ class RelayLink:
         storing = asyncio.create_task(self._store())
         try:
             while True:
-                relay = await self._provider.relay(self._name)
+                try:
+                    relay = await self._provider.relay(self._name)
+                except AWAY:  # its jobs are its own until it is heard
+                    await asyncio.sleep(AWAY_S)
+                    continue
                 if relay is None:
                     await asyncio.sleep(CONNECT_S)
                     continue
@@ -90,7 +96,12 @@ class RelayLink:
 
     async def bury(self) -> None:
         """The instance has ended: what its relay had not handed on counts all the same."""
-        spool = await self._provider.spool(self._name)
+        while True:
+            try:
+                spool = await self._provider.spool(self._name)
+                break
+            except AWAY:
+                await asyncio.sleep(AWAY_S)
         for post in spool:
             await self._take(post)
 

@@ -5,23 +5,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 
 from nbgpu_backend.clock import Clock
 from nbgpu_backend.control.memory import MemoryKeeper
 from nbgpu_backend.domain.names import did_you_mean
+from nbgpu_backend.domain.placement import ANY, LOCAL
 from nbgpu_backend.errors import NotFound
-from nbgpu_backend.providers.base import InstanceHost, ParentHost, PodHost
-
-LOCAL = "local"
+from nbgpu_backend.providers.base import ParentHost, PodHost, WorkerHost
 
 
 @dataclass(slots=True)
 class Site:
-    """`pods` is what `host` has for pods."""
+    """`pods` is what `host` has for pods. `away` says why it is not heard just now; "" while it is."""
 
     name: str
-    host: InstanceHost
+    host: WorkerHost
     memory: MemoryKeeper
+    away: str = ""
+    on_change: Callable[[], None] = lambda: None
+
+    async def look(self) -> str:
+        """`away`, as it is now."""
+        before, self.away = self.away, await self.host.away()
+        if bool(before) != bool(self.away):
+            self.on_change()
+        return self.away
 
     @property
     def pods(self) -> PodHost:
@@ -32,19 +41,22 @@ class Site:
 class Sites:
     """`make(name)` gives the provider of a host."""
 
-    def __init__(self, clock: Clock, make: Callable[[str], InstanceHost]) -> None:
+    def __init__(self, clock: Clock, make: Callable[[str], WorkerHost]) -> None:
         self._clock = clock
         self._make = make
         self._sites: dict[str, Site] = {}
+        self.on_change: Callable[[], None] = lambda: None  # a place is heard again, or no longer
 
-    def set_local(self, host: InstanceHost, memory: MemoryKeeper) -> None:
+    def set_local(self, host: WorkerHost, memory: MemoryKeeper) -> None:
         self._sites[LOCAL] = Site(LOCAL, host, memory)
 
     def add(self, name: str, parents: ParentHost | None = None) -> Site:
         """A host, which may be unreachable just now."""
         host = self._make(name)
-        self._sites[name] = Site(name, host, MemoryKeeper(host, self._clock, parents))
-        return self._sites[name]
+        memory = MemoryKeeper(host, self._clock, parents)
+        site = Site(name, host, memory, on_change=lambda: self.on_change())
+        self._sites[name] = site
+        return site
 
     def remove(self, name: str) -> None:
         self._sites.pop(name, None)
@@ -54,6 +66,14 @@ class Sites:
 
     def names(self) -> list[str]:
         return list(self._sites)
+
+    def order(self, on: str, per_hour: Callable[[str], Decimal]) -> list[str]:
+        """The places that `--on` names, separated by commas; `any` stands for all, the cheapest first."""
+        names: list[str] = []
+        for name in (part.strip() for part in on.split(",")):
+            rest = sorted(self._sites, key=lambda n: (per_hour(n), n != LOCAL, n))
+            names += rest if name.lower() == ANY else [name]
+        return list(dict.fromkeys(name for name in names if name))
 
     def find(self, name: str) -> Site | None:
         return self._sites.get(name)

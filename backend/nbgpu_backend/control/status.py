@@ -7,6 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from nbgpu_backend.clock import Clock
+from nbgpu_backend.control.weights import Weights
 from nbgpu_backend.control.worker import WorkerControl
 from nbgpu_backend.domain.states import endpoint_state
 from nbgpu_backend.schema.common import Reason
@@ -22,6 +23,7 @@ WORDS = {
     "busy": "answering requests",
     "starting": "starting a worker",
     "draining": "its worker is ending",
+    "unreachable": "its worker's host is not heard",
 }
 
 
@@ -38,11 +40,16 @@ class Status:
         control = self._control
         return endpoint_state(
             stopped=control.record.stopped,
-            failed=control.record.failure is not None or control.weights.error is not None,
-            fetching=not control.weights.here,
+            failed=control.record.failure is not None or self._lacking() is not None,
+            fetching=(shown := control.stock.shown) is not None and not shown.here,
             throttled=control.throttled is not None,
             workers=control.worker_states(),
         )
+
+    def _lacking(self) -> Weights | None:
+        """What does not come."""
+        shown = self._control.stock.shown
+        return shown if shown is not None and shown.error is not None else None
 
     def note(self) -> str:
         """The state; when it changes, the instant is kept."""
@@ -54,8 +61,8 @@ class Status:
         state, control = self.note(), self._control
         if control.record.failure is not None and state == "failed":
             return Reason(**control.record.failure)
-        if control.weights.error is not None and state == "failed":
-            return control.weights.reason(self._since_us)
+        if (lacking := self._lacking()) is not None and state == "failed":
+            return lacking.reason(self._since_us)
         if state == "throttled" and control.throttled is not None:
             return control.throttled
         starting = self.starting()
@@ -64,7 +71,9 @@ class Status:
             usual = f", usually {typical:.0f} s" if typical else ""
             text = f"starting a worker: {starting.timer.current} ({starting.age():.0f} s{usual})"
             return Reason(code="starting", text=text, since_us=starting.reason.since_us)
-        text = control.weights.words() if state == "fetching" else WORDS.get(state, state)
+        text, shown = WORDS.get(state, state), control.stock.shown
+        if state == "fetching" and shown is not None:
+            text = shown.words()
         if state == "asleep" and control.parked_workers():
             text = "an engine is parked and nothing is billed; the next request wakes it"
         return Reason(code=state, text=text, since_us=self._since_us)

@@ -10,6 +10,7 @@ from nbgpu_backend.control.endpoint import EndpointControl
 from nbgpu_backend.control.probe import health_check
 from nbgpu_backend.control.services import Services
 from nbgpu_backend.control.worker import WorkerControl
+from nbgpu_backend.domain.placement import LOCAL
 from nbgpu_backend.domain.pricing import plain
 from nbgpu_backend.domain.states import WORKER_STATES
 from nbgpu_backend.schema.endpoints import (
@@ -17,6 +18,7 @@ from nbgpu_backend.schema.endpoints import (
     Change,
     Endpoint,
     EndpointStatus,
+    Fetch,
     ModelInfo,
     Phase,
     RequestUrls,
@@ -54,7 +56,7 @@ def endpoint_view(
 ) -> Endpoint:
     record, spec = control.record, control.record.spec
     now = services.clock.now()
-    rate = services.rate(spec.nbgpu.place.on)
+    rate = services.rate(next(iter(control.stock.places()), LOCAL))
     status = EndpointStatus(
         model=ModelInfo(
             ref=record.model.ref,
@@ -62,7 +64,7 @@ def endpoint_view(
             revision=record.model.revision,
             path=record.model.path,
             bytes=record.model.bytes,
-            fetch=control.weights.view(),
+            fetch=control.stock.shown.view() if control.stock.shown else Fetch(state="failed"),
         ),
         engine=spec.nbgpu.engine,
         engine_version=control.engine_version,
@@ -131,7 +133,7 @@ def worker_view(worker: WorkerControl, services: Services) -> Worker:
     record, now = worker.record, services.clock.now()
     account = services.ledger.accounts.get(record.id)
     began = record.started_us or record.intent_us
-    holding = services.memory.table.table.get(record.id)
+    holding = worker.site.memory.table.table.get(record.id)
     return Worker(
         id=record.id,
         status=WORKER_STATES[worker.state].v2 or "UNHEALTHY",

@@ -1,5 +1,5 @@
-"""What one endpoint needs on the disk, weights or an environment: brought in the background by a
-child process, once, and gone on with after a restart."""
+"""What one endpoint needs at one place, weights or an environment: brought in the background, once, and
+gone on with after a restart."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from nbgpu_backend.control.records import ModelRecord
-from nbgpu_backend.control.services import Services
-from nbgpu_backend.control.supplies import supply_of
+from nbgpu_backend.control.supplies import Supply
 from nbgpu_backend.errors import NbgpuError
 from nbgpu_backend.hub.fetcher import FetchPlan
 from nbgpu_backend.schema.common import Reason
@@ -24,15 +23,14 @@ class Weights:
     def __init__(
         self,
         model: ModelRecord,
-        services: Services,
+        supply: Supply,
         arrived: Callable[[], Awaitable[None]],
         failed: Callable[[NbgpuError], Awaitable[None]],
         moved: Callable[[], None],
     ) -> None:
         self.model = model
         self.error: str | None = None
-        self._services = services
-        self._supply = supply_of(model, services)
+        self.supply = supply
         self._arrived = arrived
         self._failed = failed
         self._moved = moved
@@ -47,15 +45,9 @@ class Weights:
     def look(self) -> bool:
         """`here` as the disk says now: before a worker starts, for an environment may be deleted,
         and other requirements ask for another one."""
-        if self.model.fetched and not self._supply.here(self.model):
+        if self.model.fetched and not self.supply.here(self.model):
             self.model.fetched = False
         return self.model.fetched
-
-    async def replace(self, model: ModelRecord) -> None:
-        """Another model: what was on its way is no longer wanted."""
-        await self.close()
-        self.model, self.error, self._plan, self._last = model, None, None, None
-        self._supply = supply_of(model, self._services)
 
     def planned(self, plan: FetchPlan) -> None:
         self._plan = plan
@@ -75,7 +67,7 @@ class Weights:
 
     async def _bring(self) -> None:
         try:
-            path = await self._supply.bring(self.model, self._plan, self._note)
+            path = await self.supply.bring(self.model, self._plan, self._note)
         except NbgpuError as error:
             self.error = str(error)
             await self._failed(error)
@@ -88,7 +80,7 @@ class Weights:
         self._moved()
 
     def view(self) -> Fetch:
-        what, size = self._supply.what, self.model.bytes if self._supply.what == "weights" else 0
+        what, size = self.supply.what, self.model.bytes if self.supply.what == "weights" else 0
         if self.here:
             return Fetch(state="done", what=what, bytes_done=size, bytes_total=size)
         last = self._last or Fetch(state="running", what=what, bytes_total=size)
@@ -99,29 +91,13 @@ class Weights:
 
     def words(self) -> str:
         """What is under way."""
-        return self._supply.doing(self.view())
+        return self.supply.doing(self.view())
 
     def reason(self, since_us: int) -> Reason:
         """Of its failure."""
-        if self._supply.what == "environment":
-            return Reason(
-                code="environment", text=(self.error or "").rstrip("."), since_us=since_us
-            )
-        text = f"the weights could not be fetched: {self.error}"
-        return Reason(code="weights", text=text.rstrip("."), since_us=since_us)
+        code, text = self.supply.failure(self.error or "")
+        return Reason(code=code, text=text, since_us=since_us)
 
     def arrived_words(self, name: str) -> str:
         """Of the event that all is here, for the endpoint `name`."""
-        return self._supply.done(name, self.model)
-
-    def failed_words(self, name: str) -> str:
-        """Of the event that it does not come; the error's sentence follows after a colon."""
-        if self._supply.what == "environment":
-            return f"The environment of {name} could not be installed"
-        return f"The weights of {name} could not be fetched"
-
-    def lacking_words(self, name: str) -> str:
-        """To a request that waited for it; the error's sentence follows after a colon."""
-        if self._supply.what == "environment":
-            return f"'{name}' has no environment to run in"
-        return f"'{name}' has no weights"
+        return self.supply.done(name, self.model)

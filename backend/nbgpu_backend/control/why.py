@@ -126,7 +126,7 @@ class Explainer:
     async def _live_worker(self, control: EndpointControl, worker: WorkerControl) -> Why:
         services, now = self._services, self._services.clock.now()
         account = services.ledger.accounts.get(worker.id)
-        held = services.memory.table.table.get(worker.id)
+        held = worker.site.memory.table.table.get(worker.id)
         facts = [f"tier: {TIERS.get(worker.record.tier, worker.record.tier)}"]
         if worker.fell_back:
             facts.append(f"no sooner one: {worker.fell_back}")
@@ -301,7 +301,7 @@ def _typical(control: EndpointControl, tier: str | None) -> str | None:
 
 def _next_step(control: EndpointControl, state: str) -> str:
     name = control.name
-    if control.weights.error is not None:
+    if (shown := control.stock.shown) is not None and shown.error is not None:
         deploy = f"nbgpu deploy {control.record.model.ref} --name {name}"
         if control.record.model.source == "handler":
             return f"{deploy}   tries again once requirements.txt is corrected"

@@ -3,6 +3,9 @@
 Each step is written down (worker_book.py). A worker that an earlier backend started is adopted at the step
 where it is. The process itself is the provider's; here it is watched, its lease renewed, and its end
 written down whatever caused it.
+
+A worker whose host is not heard is `unreachable`, not dead: it gets nothing, its bill goes on, and another
+one may take its place. Heard again, it serves, or ends where its place is taken.
 """
 
 from __future__ import annotations
@@ -29,12 +32,14 @@ from nbgpu_backend.control.probe import (
 from nbgpu_backend.control.records import InstanceRecord
 from nbgpu_backend.control.relay_link import RelayLink
 from nbgpu_backend.control.services import Services
+from nbgpu_backend.control.sites import Site
 from nbgpu_backend.control.worker_book import WorkerBook
 from nbgpu_backend.domain.parents import ParentSpec
-from nbgpu_backend.domain.placement import Skip
+from nbgpu_backend.domain.placement import LOCAL, Skip
 from nbgpu_backend.engines.base import Engine, WorkerSpec
-from nbgpu_backend.errors import NbgpuError
+from nbgpu_backend.errors import NbgpuError, NotFound
 from nbgpu_backend.providers.base import Exit, LaunchSpec, Observed
+from nbgpu_backend.providers.ssh.errors import AWAY, HostUnreachable
 from nbgpu_backend.schema.common import Reason
 from nbgpu_backend.serving.board import JobBoard
 from nbgpu_backend.serving.pull import PullWorker
@@ -54,6 +59,7 @@ FOREVER = float("inf")
 SILENT_S = 15.0  # three pings of a handler worker
 HEALTH_S = 5.0  # between looks at a ready worker, and how long one may take
 UNREADY_GRACE_S = 2.0
+AWAY_S = 1.0  # between looks for a host that is not heard
 WAKE_S = 5.0  # a parked engine answers in 0.1 s, or something is wrong with it
 SLEEPER_S = 60.0  # gigabytes go back to a GPU
 WAKE_POLL_S = 0.005
@@ -88,6 +94,10 @@ class Owner(Protocol):
 
     def worker_changed(self, worker: WorkerControl) -> None: ...
 
+    def has_room(self, worker: WorkerControl) -> bool:
+        """May one that was away serve again, or has another one its place?"""
+        ...
+
     def worker_fell_back(self, worker: WorkerControl, text: str) -> None:
         """A sooner way to start did not serve."""
         ...
@@ -105,6 +115,7 @@ class WorkerControl:
     def __init__(
         self,
         services: Services,
+        site: Site,
         owner: Owner,
         engine: Engine,
         record: InstanceRecord,
@@ -128,9 +139,12 @@ class WorkerControl:
         self.exit: Exit | None = None
         self.timer = PhaseTimer(engine.phases)
         self.ended = asyncio.Event()
+        self.out = asyncio.Event()  # it has ended, or is not heard: nothing more comes of it now
+        self.site = site
         self._there = asyncio.Event()  # its process exists, or never will
-        self._book = WorkerBook(services, record, lambda: owner.name)
+        self._book = WorkerBook(services, site.host, record, lambda: owner.name)
         self._services = services
+        self._host = site.host
         self._owner = owner
         self._engine = engine
         self._check = check
@@ -144,10 +158,9 @@ class WorkerControl:
         self._rate = rate
         self._parking: asyncio.Task[None] | None = None
         self._key: str | None = None
+        self._port = self._health_port = record.port  # where it is reached, on this machine
         self._link = (
-            RelayLink(services.provider, record.name, record.id, owner.board)
-            if engine.pull
-            else None
+            RelayLink(site.host, record.name, record.id, owner.board) if engine.pull else None
         )
         self._life: asyncio.Task[None] | None = None
         self.reason = Reason(code="launch", text="being launched", since_us=services.clock.now())
@@ -181,6 +194,13 @@ class WorkerControl:
         """Seconds since its launch, or since it was last woken."""
         return self._services.clock.elapsed() - self._launched
 
+    async def log(self, tail: int) -> list[str]:
+        """Its last lines; none while its host is not heard."""
+        try:
+            return await self._host.logs(self.record.name, tail)
+        except AWAY:
+            return []
+
     # --- beginnings -------------------------------------------------------------------------
 
     def launch(
@@ -189,9 +209,8 @@ class WorkerControl:
         """`cwd`: None is the instance's own folder. `parent`: fork it from there."""
         self._life = asyncio.create_task(self._guard(self._begin(spec, cwd, parent)))
 
-    def adopt(self, seen: Observed, key: str | None) -> None:
-        """Take over what runs already."""
-        self._key = key
+    def adopt(self, seen: Observed) -> None:
+        """Take over what runs already, or may run on a host that is not heard yet."""
         started = self.record.started_us or seen.started_us or self.record.intent_us
         age = max(0.0, (self._services.clock.now() - started) / 1e6)
         self._launched = self._services.clock.elapsed() - age
@@ -206,24 +225,37 @@ class WorkerControl:
         except Exception as error:
             log.exception("worker %s", self.id)
             with contextlib.suppress(NbgpuError):
-                await self._services.provider.stop(self.record.name, 0)
+                await self._host.stop(self.record.name, 0)
             what = str(error) or type(error).__name__
             await self._finish(Exit(None, None, "fault", self._services.clock.now(), (what,)))
 
+    async def _with_port(self, spec: WorkerSpec) -> WorkerSpec:
+        if self._engine.pull:
+            return spec
+        offset = self._check.port_offset
+        port = self.record.port = await self._host.free_port(offset)
+        return replace(spec, port=port, health_port=port + offset if self._check.balanced else 0)
+
     async def _begin(self, spec: WorkerSpec, cwd: str | None, parent: ParentSpec | None) -> None:
         services, record = self._services, self.record
+        await self._book.intent(self.skipped)
+        try:
+            spec = await self._with_port(spec)
+        except NbgpuError as error:
+            reason = "host_away" if isinstance(error, AWAY) else "launch"
+            await self._not_launched(reason, error)
+            return
         command = self._engine.command(spec)
         env, secret_files = dict(command.env), {}
         if command.key_variable:
             self._key = secrets.token_urlsafe(24)
             env[command.key_variable] = self._key
             secret_files["key"] = self._key
-        await self._book.intent(self.skipped)
         if parent is not None:
-            services.memory.parent_used(parent.key, PARENT_BYTES, busy=True)
+            self.site.memory.parent_used(parent.key, PARENT_BYTES, busy=True)
         self._record_state("starting", "launched", "loading the engine")
         try:
-            launched = await services.provider.launch(
+            launched = await self._host.launch(
                 LaunchSpec(
                     name=record.name,
                     generation=record.generation,
@@ -240,16 +272,20 @@ class WorkerControl:
                 )
             )
         except NbgpuError as error:
-            seen = await services.provider.observe(record.name)  # an ambiguous failure?
+            if isinstance(error, HostUnreachable):  # it was never asked
+                await self._not_launched("host_away", error)
+                return
+            seen = await self._seen()  # an ambiguous failure?
             if seen.state == "running" and seen.pid is not None:
                 await self._resume(seen, seen.started_us or services.clock.now())
                 return
-            reason = error.code if error.code == "no_capacity" else "launch"
-            await self._finish(Exit(None, None, reason, services.clock.now(), (str(error),)))
+            self.out.clear()
+            reason = "host_away" if isinstance(error, AWAY) else "launch"
+            await self._not_launched(error.code if error.code == "no_capacity" else reason, error)
             return
         finally:
             if parent is not None:
-                services.memory.parent_used(parent.key, PARENT_BYTES, busy=False)
+                self.site.memory.parent_used(parent.key, PARENT_BYTES, busy=False)
         record.pid, record.started_us = launched.pid, launched.started_us
         record.tier = launched.tier
         if launched.parent_s > PARENT_SHOWN_S:
@@ -258,21 +294,32 @@ class WorkerControl:
             self.fell_back = launched.fell_back
             self._owner.worker_fell_back(self, f"it was started plainly: {launched.fell_back}")
         await self._book.opened(self._rate)
+        await self._reach()
         await self._live()
+
+    async def _not_launched(self, reason: str, error: NbgpuError) -> None:
+        await self._finish(Exit(None, None, reason, self._services.clock.now(), (str(error),)))
 
     async def _resume(self, seen: Observed, started_us: int) -> None:
         record = self.record
+        if self.site.name != LOCAL:
+            seen = await self._seen()  # what was said of it may be from before
+            if seen.state != "running":
+                await self._finish(seen.exit or self._lost())
+                return
+        self._key = await self._secret()
         record.pid = seen.pid
         if record.id not in self._services.ledger.accounts:
             record.started_us = started_us
             await self._book.opened(self._rate)
         elif (rate := self._services.ledger.accounts[record.id].rate) != PARKED:
             self._rate = rate
-        asleep = self.sleeps and await sleeping(self._services.session, record.port, self._key)
+        await self._reach()
+        asleep = self.sleeps and await sleeping(self._services.session, self._port, self._key)
         parked = record.ready_us is not None and (seen.paused or asleep)
         await self._book.bill(self._parked_rate() if parked else self._rate)
         if parked:
-            self._services.memory.parked(self.id, True)
+            self.site.memory.parked(self.id, True)
             self.parked_at = self._services.clock.elapsed()
             self._record_state("parked", "parked", "parked, as the backend before left it")
         elif record.ready_us is not None:
@@ -285,7 +332,7 @@ class WorkerControl:
 
     async def _live(self) -> None:
         self._there.set()
-        watch = asyncio.create_task(self._services.provider.wait(self.record.name))
+        watch = asyncio.create_task(self._end_of_it())
         tasks = [
             watch,
             asyncio.create_task(self._renew()),
@@ -302,6 +349,16 @@ class WorkerControl:
             await asyncio.wait(tasks)
         await self._finish(ended)
 
+    async def _end_of_it(self) -> Exit:
+        try:
+            return await self._host.wait(self.record.name)
+        except NotFound:
+            return self._lost()
+
+    def _lost(self) -> Exit:
+        """An end that nothing recorded."""
+        return Exit(None, None, "lost", self._services.clock.now(), (), True)
+
     async def _until_ready_then_healthy(self) -> None:
         if self.serving is None and self.state != "parked" and not await self._until_ready():
             return
@@ -309,15 +366,22 @@ class WorkerControl:
 
     async def _until_ready(self) -> bool:
         services = self._services
+        away_s = 0.0  # is not counted
         while not await self._healthy(1.0):
-            if self.timer.see(await services.provider.logs(self.record.name, 400), self.age()):
+            if self._away():
+                began = services.clock.elapsed()
+                if not await self._until_heard():
+                    return False
+                self._record_state("starting", "adopted", "loading the engine")
+                away_s += services.clock.elapsed() - began
+            if self.timer.see(await self.log(400), self.age()):
                 self._owner.worker_changed(self)
-            if self.age() > self._start_s:
+            if self.age() - away_s > self._start_s:
                 self.end("start_timeout", f"it was not ready after {self._start_s:.0f} s", 0)
                 return False
             await asyncio.sleep(POLL_S if self._owner.somebody_waits() else SLOW_POLL_S)
         age = self.age()
-        self.timer.see(await services.provider.logs(self.record.name, 400), age)
+        self.timer.see(await self.log(400), age)
         self.timer.ready(age)
         now = services.clock.now()
         self.record.ready_us, self.record.phases = now, self.timer.done
@@ -341,7 +405,7 @@ class WorkerControl:
             "on_busy": self._busy,
         }
         if self._link is None:
-            self.serving = PushWorker(**known, port=record.port, key=self._key)
+            self.serving = PushWorker(**known, port=self._port, key=self._key)
             self._record_state("idle", "ready", "ready")
         else:
             pull = PullWorker(**known, wire=self._link, end=self.end, seen=services.clock.elapsed())
@@ -366,6 +430,10 @@ class WorkerControl:
                 self._step_aside(found)
             if found is None or found in (Health.WELL, Health.INITIALISING):
                 last = clock.elapsed()
+            elif self._away():
+                if not await self._until_heard() or not self._serve_on():
+                    return
+                last = clock.elapsed()
             elif clock.elapsed() - last > self._unhealthy_s:
                 path = self._check.path
                 self._sick(f"it has not answered {path} with 200 for {self._unhealthy_s:.0f} s")
@@ -387,6 +455,73 @@ class WorkerControl:
                 self._record_state("running" if self.held else "idle", "ready", "ready again")
                 self._owner.worker_back(self)
 
+    # --- a host that is not heard ---------------------------------------------------------------
+
+    def _away(self) -> bool:
+        """Then it becomes unreachable."""
+        why = self.site.away
+        if why and self._stop is None and self.state != "unreachable":
+            text = f"{why}; it may well run on there, and its meter goes on"
+            self._record_state("unreachable", "host_away", text)
+            self.out.set()
+        return bool(why)
+
+    async def _until_heard(self) -> bool:
+        """False where it is ending or has ended meanwhile, which others see to."""
+        while self._stop is None:
+            seen = await self._seen()
+            if seen.state != "running":
+                return False
+            await self._reach()
+            if not await self.site.look():
+                self.out.clear()
+                return True
+            await asyncio.sleep(AWAY_S)
+        return False
+
+    async def _seen(self) -> Observed:
+        """What it is, once its host is heard."""
+        while True:
+            try:
+                return await self._host.observe(self.record.name)
+            except AWAY as error:
+                self.site.away = self.site.away or str(error.what).rstrip(".")
+                self._away()
+                await asyncio.sleep(AWAY_S)
+
+    async def _secret(self) -> str | None:
+        while True:
+            try:
+                return await self._host.read_secret(self.record.name, "key")
+            except AWAY:
+                await self._seen()
+
+    async def _reach(self) -> None:
+        """Know the ports where it is reached. They may be others after a link was made anew."""
+        if self._link is not None or not self.record.port:
+            return
+        host, record, offset = self._host, self.record, self._check.port_offset
+        while True:
+            try:
+                self._port = self._health_port = await host.reach(record.name, record.port)
+                if offset:
+                    self._health_port = await host.reach(record.name, record.port + offset)
+                break
+            except AWAY:
+                await self._seen()
+        if isinstance(self.serving, PushWorker):
+            self.serving.moved(self._port)
+
+    def _serve_on(self) -> bool:
+        """Heard again. False: another one has its place, and it ends."""
+        if not self._owner.has_room(self):
+            self.end("replaced", "another took its place while its host was not heard", 0)
+            return False
+        self.idle_since = self._services.clock.elapsed()
+        self._record_state("running" if self.held else "idle", "ready", "its host is heard again")
+        self._owner.worker_back(self)
+        return True
+
     def _awake(self) -> bool:
         """Not parked, and not about to be or to wake."""
         return self.state != "parked" and (self._parking is None or self._parking.done())
@@ -395,7 +530,9 @@ class WorkerControl:
         """Ask for its health now; a sick one is ended. True if it is well."""
         if await self._healthy(HEALTH_S):
             return True
-        self._sick("its engine failed")
+        await self.site.look()
+        if not self._away():
+            self._sick("its engine failed")
         return False
 
     def _sick(self, text: str) -> None:
@@ -412,13 +549,13 @@ class WorkerControl:
             else:
                 well = self._link.asked.is_set()
             return Health.WELL if well else Health.SILENT
-        port, session = self.record.port, self._services.session
+        session, port = self._services.session, self._health_port
         return await health(session, port, timeout_s, self._check, self._key)
 
     async def _renew(self) -> None:
         while True:
             with contextlib.suppress(NbgpuError):
-                await self._services.provider.renew(self.record.name, LEASE_S)
+                await self._host.renew(self.record.name, LEASE_S)
             await asyncio.sleep(RENEW_S)
 
     # --- parking ------------------------------------------------------------------------------
@@ -451,15 +588,15 @@ class WorkerControl:
         services = self._services
         try:
             if self.sleeps:
-                if not await put_to_sleep(services.session, self.record.port, self._key):
+                if not await put_to_sleep(services.session, self._port, self._key):
                     self._fall_back("it could not be parked: it does not go to sleep")
                     return
-            elif not await services.provider.pause(self.record.name, OOM_PARKED):
+            elif not await self._host.pause(self.record.name, OOM_PARKED):
                 return  # it ends, and that is being noticed
         except NbgpuError as error:
             self._fall_back(f"it could not be parked: {error}")
             return
-        services.memory.parked(self.id, True)
+        self.site.memory.parked(self.id, True)
         await self._book.bill(self._parked_rate())
         await self._book.parked(self.reason.text)
 
@@ -477,7 +614,7 @@ class WorkerControl:
             return
         if not going or self._stop is not None:
             return
-        services.memory.parked(self.id, False)
+        self.site.memory.parked(self.id, False)
         await self._book.bill(self._rate)
         while not await self._healthy(WAKE_S):
             if self.age() > patience:
@@ -495,8 +632,8 @@ class WorkerControl:
 
     async def _resume_process(self) -> bool:
         if self.sleeps:
-            return await wake_up(self._services.session, self.record.port, self._key)
-        return await self._services.provider.resume(self.record.name, OOM_WORKER)
+            return await wake_up(self._services.session, self._port, self._key)
+        return await self._host.resume(self.record.name, OOM_WORKER)
 
     def _parked_rate(self) -> Rate:
         """A GPU that it keeps is paid for."""
@@ -535,7 +672,7 @@ class WorkerControl:
             self._stop = StopRequest(code, text)
         self._grace_s = FOREVER if grace_s is None else grace_s
         self.was_parked = self.was_parked or self.state == "parked"
-        if self.state in ("idle", "running", "starting", "initializing", "parked"):
+        if self.state in ("idle", "running", "starting", "initializing", "parked", "unreachable"):
             self._record_state("draining", code, text)
         if isinstance(self.serving, PullWorker):
             self.serving.leave_queue()
@@ -551,10 +688,17 @@ class WorkerControl:
             # what never served has nothing to finish, and some engines hear no TERM while they start
             served = self.record.ready_us is not None
             grace_s = self._engine.drain_s if served else UNREADY_GRACE_S
-        try:
-            await self._services.provider.stop(self.record.name, grace_s)
-        except NbgpuError as error:
-            log.info("stop of %s: %s", self.record.name, error)
+        while True:
+            try:
+                await self._host.stop(self.record.name, grace_s)
+                return
+            except AWAY as error:  # it is ended once that can be said
+                self.out.set()
+                log.info("stop of %s: %s", self.record.name, error)
+                await asyncio.sleep(AWAY_S)
+            except NbgpuError as error:
+                log.info("stop of %s: %s", self.record.name, error)
+                return
 
     async def _finish(self, ended: Exit) -> None:
         record = self.record
@@ -579,6 +723,7 @@ class WorkerControl:
         await self._book.ended(ended, text, wanted=wanted)
         self._record_state("stopped", record.exit["reason"], text)
         self.ended.set()
+        self.out.set()
         self._owner.worker_ended(self, ended)
 
     def _why(self, ended: Exit) -> str:
@@ -589,7 +734,7 @@ class WorkerControl:
     async def _with_log(self, ended: Exit) -> Exit:
         """With more of its log than the shim kept: a root cause may stand far above the last line."""
         with contextlib.suppress(NbgpuError):
-            if lines := await self._services.provider.logs(self.record.name, CAUSE_LINES):
+            if lines := await self._host.logs(self.record.name, CAUSE_LINES):
                 return replace(ended, tail=tuple(lines))
         return ended
 

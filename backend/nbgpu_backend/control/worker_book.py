@@ -14,9 +14,9 @@ from nbgpu_backend.billing.ledger import Ledger
 from nbgpu_backend.billing.rates import Rate
 from nbgpu_backend.control.records import InstanceRecord
 from nbgpu_backend.control.services import Services
-from nbgpu_backend.domain.placement import Skip
+from nbgpu_backend.domain.placement import LOCAL, Skip
 from nbgpu_backend.errors import NbgpuError
-from nbgpu_backend.providers.base import Exit
+from nbgpu_backend.providers.base import Exit, WorkerHost
 from nbgpu_backend.store.state import Draft
 from nbgpu_backend.store.tables import instances
 
@@ -27,9 +27,14 @@ class WorkerBook:
     """`endpoint` gives the name of the worker's endpoint."""
 
     def __init__(
-        self, services: Services, record: InstanceRecord, endpoint: Callable[[], str]
+        self,
+        services: Services,
+        host: WorkerHost,
+        record: InstanceRecord,
+        endpoint: Callable[[], str],
     ) -> None:
         self._services = services
+        self._host = host
         self._record = record
         self._endpoint = endpoint
 
@@ -39,6 +44,8 @@ class WorkerBook:
         row, text = record.row(), f"Launching a worker for {self._endpoint()}"
         if record.gpu is not None:
             text += f" on {record.gpu}" + (f" x {record.gpu_count}" if record.gpu_count > 1 else "")
+        if record.provider != LOCAL:
+            text += f" at {record.provider}"
         if skipped:
             text += f" ({'; '.join(f'{skip.what}: {skip.text}' for skip in skipped)})"
         values = [{"what": s.what, "code": s.code, "text": s.text} for s in skipped]
@@ -53,7 +60,12 @@ class WorkerBook:
         """The launch and the beginning of its bill, in one transaction."""
         record, ledger = self._record, self._services.ledger
         started_us = record.started_us or record.intent_us
-        values = {"pid": record.pid, "started_us": started_us, "tier": record.tier}
+        values = {
+            "pid": record.pid,
+            "port": record.port,
+            "started_us": started_us,
+            "tier": record.tier,
+        }
 
         def change(connection: Connection) -> None:
             _update(connection, record.id, values)
@@ -112,7 +124,7 @@ class WorkerBook:
             await services.state.commit(change, draft)
             services.ledger.closed(record.id, ended.ended_us)
             with contextlib.suppress(NbgpuError):
-                await services.provider.forget(record.name)
+                await self._host.forget(record.name)
         except NbgpuError as error:
             # the folder stays, so that the next backend finds the end and writes it down
             log.error("the end of %s could not be stored: %s", record.name, error)

@@ -1,8 +1,11 @@
-"""Where and how a worker starts (`choose`), and which one goes (`victims`). Pure.
+"""Where and how a worker starts (`choose`, `choose_place`), and which one goes (`victims`). Pure.
 
 GPUs are tried in the order in which they were asked for. As RunPod does it: an endpoint of fewer than
 five workers has all of them on the best choice that is free; from five on they are spread, most on the
 first, fewer on each next one, so that no single type running out stops it.
+
+Places are tried in the order in which they were asked for, too: the first one that is heard, has all that
+the worker needs, and has room for it without anybody's going.
 """
 
 from __future__ import annotations
@@ -10,12 +13,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 SPREAD_FROM = 5  # workers
 ANY = "any"
 CPU = "cpu"
+LOCAL = "local"  # this machine, as a place
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,20 @@ class Choice:
     skipped: tuple[Skip, ...] = ()
     ever: bool = True
     retry_at: float = math.inf
+    place: str = LOCAL
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A place, and what speaks against it just now. `away`: it is not heard; `lacks`: what a worker needs
+    is not there yet; `short`: of memory; `trouble`: a launch there has failed."""
+
+    place: str
+    offers: Sequence[Offer] = ()
+    away: str = ""
+    lacks: str = ""
+    short: str = ""
+    trouble: Trouble | None = None
 
 
 def choose(
@@ -111,6 +129,56 @@ def choose(
     if full:
         return _take(*full[0], skipped)
     return Choice(None, skipped=tuple(skipped), ever=ever, retry_at=retry_at)
+
+
+def choose_place(
+    wanted: Wanted,
+    candidates: Sequence[Candidate],
+    have: Mapping[str, int],
+    troubles: Mapping[str, Trouble],
+    now: float,
+) -> Choice:
+    """The first place that will do; else the first one that only lacks memory.
+
+    Skips are of places, with code away, coming, trouble or memory, or those of `choose` (named `place gpu`
+    where there are several places).
+    """
+    skipped: list[Skip] = []
+    full: Choice | None = None
+    ever, retry_at = False, math.inf
+    for candidate in candidates:
+        place = candidate.place
+        if (against := _against(candidate, now)) is not None:
+            skipped.append(against)
+            ever = True
+            if against.code == "trouble" and candidate.trouble is not None:
+                retry_at = min(retry_at, candidate.trouble.until)
+            continue
+        found = choose(wanted, candidate.offers, have, troubles, now)
+        ever = ever or found.ever
+        several = len(candidates) > 1
+        skipped += [replace(s, what=f"{place} {s.what}") if several else s for s in found.skipped]
+        if found.gpu is None:
+            retry_at = min(retry_at, found.retry_at)
+            continue
+        if candidate.short:
+            skipped.append(Skip(place, "memory", candidate.short))
+            full = full or replace(found, place=place)
+            continue
+        return replace(found, place=place, skipped=tuple(skipped))
+    if full is not None:
+        return replace(full, skipped=tuple(s for s in skipped if s.what != full.place))
+    return Choice(None, skipped=tuple(skipped), ever=ever, retry_at=retry_at)
+
+
+def _against(candidate: Candidate, now: float) -> Skip | None:
+    if candidate.away:
+        return Skip(candidate.place, "away", candidate.away)
+    if candidate.lacks:
+        return Skip(candidate.place, "coming", candidate.lacks)
+    if candidate.trouble is not None and now < candidate.trouble.until:
+        return Skip(candidate.place, "trouble", candidate.trouble.text)
+    return None
 
 
 def _take(offer: Offer, count: int, skipped: Sequence[Skip]) -> Choice:

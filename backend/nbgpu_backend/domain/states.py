@@ -1,7 +1,8 @@
 """The one table of worker states, and how an endpoint's own state follows from its workers'.
 
 Columns: our state, its name in REST v2 and on RunPod's /health, whether it bills, and whether it counts
-to `workers.max`. `parked` bills only where it holds a GPU.
+to `workers.max`. `parked` bills only where it holds a GPU. One that is `unreachable` may well run on:
+it bills, and another one may take its place.
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ RUNNING = WorkerState("running", "RUNNING", "running", True, True, True)
 PARKED = WorkerState("parked", None, None, False, False, True)
 DRAINING = WorkerState("draining", "RUNNING", "running", True, True, True)
 THROTTLED = WorkerState("throttled", "THROTTLED", "throttled", False, False, False)
+UNREACHABLE = WorkerState("unreachable", "UNHEALTHY", "unhealthy", True, False, True)
 UNHEALTHY = WorkerState("unhealthy", "UNHEALTHY", "unhealthy", True, True, True)
 STOPPED = WorkerState("stopped", None, None, False, False, False)
 
 WORKER_STATES = {
     state.name: state
     for state in (
-        INITIALIZING, STARTING, IDLE, RUNNING, PARKED, DRAINING, THROTTLED, UNHEALTHY, STOPPED,
+        INITIALIZING, STARTING, IDLE, RUNNING, PARKED, DRAINING, THROTTLED, UNREACHABLE,
+        UNHEALTHY, STOPPED,
     )
 }  # fmt: skip
 
@@ -61,6 +64,8 @@ def endpoint_state(
         return "throttled"
     if "starting" in workers or "initializing" in workers:
         return "starting"
+    if "unreachable" in workers:
+        return "unreachable"
     if "draining" in workers or "unhealthy" in workers:
         return "draining"
     return "asleep"

@@ -13,7 +13,7 @@ class Need:
     """What has to be on a host before a worker starts there: its engine, and its weights or its code.
 
     `source` hub: `repo` at `commit`, fetched there. directory: the files of `folder`, copied. handler: the
-    code in `folder`, copied, and an environment of `requirements`. command: `folder` is where its program
+    code in `folder`, copied (`commit` is its revision), and an environment of `requirements`. command: `folder` is where its program
     starts, copied, or None. `name` is the handler's file.
     """
 

@@ -45,6 +45,7 @@ class PhaseMarker:
 
 class Engine(Protocol):
     name: str
+    release: str  # the version that is installed where there is none yet
     phases: Sequence[PhaseMarker]  # in order; what follows the last one until ready is `api`
     pull: bool  # its workers fetch jobs from a relay; they answer no HTTP
     drain_s: float  # how long a TERM may take to end a request in progress

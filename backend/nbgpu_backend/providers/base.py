@@ -320,6 +320,10 @@ class WorkerHost(InstanceHost, ParentHost, Protocol):
         """None: engines, weights and handlers lie where the backend has them."""
         ...
 
+    async def away(self) -> str:
+        """Why it is not heard just now, a sentence without its stop; "" while it is."""
+        ...
+
     async def free_port(self, more: int = 0) -> int:
         """A port of that machine's loopback that was free a moment ago, and so were the next `more`."""
         ...

@@ -10,7 +10,8 @@ from nbgpu_backend.schema.common import Dollars, Micros, Model, Origin, Reason, 
 from nbgpu_backend.schema.secrets import secret_name
 
 EndpointState = Literal[
-    "fetching", "asleep", "starting", "ready", "busy", "throttled", "draining", "failed", "stopped"
+    "fetching", "asleep", "starting", "ready", "busy", "throttled", "draining", "unreachable", "failed",
+    "stopped",
 ]  # fmt: skip
 WorkerState = Literal[
     "initializing",
@@ -20,6 +21,7 @@ WorkerState = Literal[
     "parked",
     "draining",
     "throttled",
+    "unreachable",
     "unhealthy",
     "stopped",
 ]

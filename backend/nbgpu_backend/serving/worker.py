@@ -64,6 +64,12 @@ class PushWorker(ServingWorker):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def moved(self, port: int) -> None:
+        """It is reached at another port."""
+        if port != self.port:
+            self.port = port
+            self._heads.clear()
+
     def head(self, route: str) -> bytes:
         """The request line and headers of a POST of JSON to it, without the length."""
         head = self._heads.get(route)

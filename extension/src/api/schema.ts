@@ -89,7 +89,7 @@ export interface EndpointStatus {
   engineVersion: string | null;
   place: Place;
   policy: Policy;
-  state: 'fetching' | 'asleep' | 'starting' | 'ready' | 'busy' | 'throttled' | 'draining' | 'failed' | 'stopped';
+  state: 'fetching' | 'asleep' | 'starting' | 'ready' | 'busy' | 'throttled' | 'draining' | 'unreachable' | 'failed' | 'stopped';
   reason: Reason;
   version: number;
   baseUrl: string;
@@ -628,7 +628,7 @@ export interface Worker {
 }
 
 export interface WorkerExtras {
-  state: 'initializing' | 'starting' | 'idle' | 'running' | 'parked' | 'draining' | 'throttled' | 'unhealthy' | 'stopped';
+  state: 'initializing' | 'starting' | 'idle' | 'running' | 'parked' | 'draining' | 'throttled' | 'unreachable' | 'unhealthy' | 'stopped';
   pid: number | null;
   port: number | null;
   tier: string;

@@ -4,7 +4,7 @@ export const SORTS = ['cost', 'name', 'state'] as const;
 export type Sort = (typeof SORTS)[number];
 
 /** What wants attention comes first. */
-const STATES = ['failed', 'busy', 'throttled', 'starting', 'fetching', 'ready', 'draining', 'asleep', 'stopped'];
+const STATES = ['failed', 'busy', 'throttled', 'starting', 'fetching', 'ready', 'draining', 'unreachable', 'asleep', 'stopped'];
 
 function rank(state: string): number {
   const found = STATES.indexOf(state);

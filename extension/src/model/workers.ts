@@ -3,7 +3,7 @@ import { plural, span } from './format';
 
 const PER_HOUR_MS = 3_600_000;
 /** What works comes first, what leaves last. */
-const STATES = ['running', 'idle', 'starting', 'initializing', 'throttled', 'parked', 'draining', 'unhealthy', 'stopped'];
+const STATES = ['running', 'idle', 'starting', 'initializing', 'throttled', 'parked', 'draining', 'unreachable', 'unhealthy', 'stopped'];
 /** A stopped engine that is kept costs nothing; nor does what has not begun. */
 const UNPAID = ['parked', 'initializing', 'throttled', 'stopped'];
 const TIERS: Record<string, string> = {

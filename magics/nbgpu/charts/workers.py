@@ -21,7 +21,7 @@ LEAST = pandas.Timedelta(seconds=10)  # a picture of less shows nothing
 # from the bottom up; parked ones lie on top, for they count to no limit
 STATES = {
     "running": look.SKY, "idle": look.QUEUE, "starting": look.ORANGE, "draining": look.PURPLE,
-    "unhealthy": look.VERMILION, "throttled": look.VERMILION, "parked": look.GREY,
+    "unhealthy": look.VERMILION, "unreachable": look.VERMILION, "throttled": look.VERMILION, "parked": look.GREY,
 }  # fmt: skip
 REQUESTS = {"running": look.BLUE, "waiting": look.VERMILION}
 HATCH = "////"

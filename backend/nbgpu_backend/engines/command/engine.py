@@ -43,6 +43,7 @@ class CommandEngine:
     """
 
     name = "command"
+    release = "1"
     pull = False
     phases: Sequence[PhaseMarker] = ()
     drain_s = 10.0

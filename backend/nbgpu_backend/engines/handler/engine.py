@@ -35,6 +35,7 @@ class HandlerEngine:
     """
 
     name = "handler"
+    release = "1"
     pull = True
     phases: Sequence[PhaseMarker] = (
         PhaseMarker("import", re.compile(r"Starting Serverless Worker")),

@@ -46,6 +46,7 @@ class VllmEngine:
     """
 
     name = "vllm"
+    release = VERSION
     pull = False
     phases: Sequence[PhaseMarker] = PHASES
     drain_s = float(DRAIN_S)

@@ -58,6 +58,9 @@ class LocalProvider:
         self.pods: PodHost | None = LocalPods(home)
         self.supplies: SupplyHost | None = None
 
+    async def away(self) -> str:
+        return ""
+
     async def free_port(self, more: int = 0) -> int:
         return free_port(more)
 

@@ -23,6 +23,7 @@ from nbgpu.results.events import EventListing
 from nbgpu.results.jobs import JobListing, JobWhy, Purged
 from nbgpu.results.keys import KeyListing, NewKey, RevokedKey
 from nbgpu.results.listing import EndpointListing, Listing, SettingsView, Status
+from nbgpu.results.offers import OfferListing
 from nbgpu.results.pods import PodListing, PortView, StoppedAll
 from nbgpu.results.story import Deleted, LogView, WhyView
 from nbgpu.verbs.call import Call, part
@@ -152,6 +153,8 @@ class Client:
                 return NewKey(found)
             case "revoked":
                 return RevokedKey(found)
+            case "offers":
+                return OfferListing(found, call.about)
             case "purged":
                 return Purged(call.about, *found)
         return found

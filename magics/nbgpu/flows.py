@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from nbgpu import errors, jobflows, live, patience, podflows, scaleflows, words
+from nbgpu import errors, jobflows, live, patience, places, podflows, scaleflows, words
 from nbgpu.formats import dollars, size, span
 from nbgpu.results.answer import Answer
 from nbgpu.screen import screen
@@ -37,6 +37,8 @@ def deploy(client: Client, call: Call) -> Endpoint:
     began, began_us = time.monotonic(), time.time_ns() // 1000
     first: Endpoint | None = None
     try:
+        existing = Call("GET", f"/v2/serverless/{part(call.about)}", "Endpoint", about=call.about)
+        places.choose(client, call, existing)
         first = client.send(call)
         found = _weights(client, call, first, line, began)
     except KeyboardInterrupt:
@@ -56,6 +58,8 @@ def _weights(
         if fetch.what == "environment":
             parts = [f"{found.name}: installing its environment"]
             parts += [fetch.text] if fetch.text else []
+        elif fetch.text:
+            parts = [f"{found.name}: {fetch.text}"]
         else:
             parts = [f"{found.name}: fetching {found.nbgpu.model.ref}, {size(fetch.bytes_done)}"]
         if fetch.bytes_total:
@@ -83,7 +87,8 @@ def _weights(
             "" if fetch.error else f"See %gpu why {found.name}",
         )
     if waited:
-        done = f"weights fetched in {took} ({size(fetch.bytes_total)})"
+        done = f"weights fetched in {took}"
+        done += f" ({size(fetch.bytes_total)})" if fetch.bytes_total else ""
         if fetch.what == "environment":
             done = f"environment installed in {took}"
         line.end(f"{found.name}: {done}")
@@ -116,7 +121,7 @@ def _outcome(client: Client, first: Endpoint, found: Endpoint) -> str:
         f"each stops after {span(limits.idle_timeout)} without work. {then}"
     )
     if limits.min:
-        said += "\n" + scaleflows.always_on(client, found)
+        said += "\n" + scaleflows.always_on(found)
     return said + troubled
 
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nbgpu import consent, errors, live, patience, words
+from nbgpu import consent, errors, live, patience, places, words
 from nbgpu.formats import dollars, per_hour, plural, sentence, size, span
 from nbgpu.results.pod import value_text
 from nbgpu.verbs.call import Call, part
@@ -25,8 +25,12 @@ SAME_US = 10_000_000  # --until of a pod that was asked for so long, to the seco
 MOST_FILES = 50_000
 
 
+def _asking(name: str) -> Call:
+    return Call("GET", f"/v2/pods/{part(name)}", "Pod", about=name)
+
+
 def _get(client: Client, name: str) -> Pod:
-    found: Pod = client.send(Call("GET", f"/v2/pods/{part(name)}", "Pod", about=name))
+    found: Pod = client.send(_asking(name))
     return found
 
 
@@ -38,7 +42,7 @@ def open_pod(client: Client, call: Call) -> Pod:
     line, began_us = live.line(), time.time_ns() // 1000
     first: Pod | None = None
     try:
-        _choose_place(client, call)
+        places.choose(client, call, _asking(call.about))
         _keep_until(client, call)
         first = client.send(call)
         found = _up(client, first, line)
@@ -47,18 +51,6 @@ def open_pod(client: Client, call: Call) -> Pod:
         raise errors.Interrupted(_undo(client, call, first, began_us)) from None
     client.say(_outcome(first, found, client.face))
     return found
-
-
-def _choose_place(client: Client, call: Call) -> None:
-    """Without --on a pod stays where it is, and a new one goes where `use` says."""
-    assert call.body is not None
-    place = call.body["nbgpu"]["place"]
-    if "on" in place:
-        return
-    try:
-        place["on"] = _get(client, call.about).nbgpu.place.on
-    except errors.NotFound:
-        place["on"] = client.send(Call("GET", "/nbgpu/v1/settings", "Settings")).place
 
 
 def _keep_until(client: Client, call: Call) -> None:

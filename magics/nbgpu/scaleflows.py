@@ -28,10 +28,9 @@ def _get(client: Client, name: str) -> Endpoint:
     return found
 
 
-def always_on(client: Client, found: Endpoint) -> str:
+def always_on(found: Endpoint) -> str:
     """What workers that never stop cost a month, at today's rate."""
-    settings = client.send(Call("GET", "/nbgpu/v1/settings", "Settings"))
-    rate = Decimal(settings.rates.get(found.nbgpu.place.on, "0"))
+    rate = Decimal(found.nbgpu.rate_per_hour)
     month = dollars(rate * HOURS_A_MONTH * found.workers.min)
     return f"{found.workers.min} always on: about {month} a month at {dollars(rate)}/h each."
 
@@ -50,7 +49,7 @@ def scale(client: Client, call: Call) -> Endpoint:
         said = "; ".join(_changed(change) for change in n.changes)
         client.say(f"{said}; {name} may cost up to {most}")
     if (call.body or {}).get("workers", {}).get("min"):
-        client.say(always_on(client, found))
+        client.say(always_on(found))
     if n.state in ("stopped", "failed"):
         client.say(f"It is {n.state}, and stays so until: %gpu start {name}")
     return found

@@ -16,7 +16,18 @@ from nbgpu.verbs.call import Call
 ENDPOINT = re.compile(
     r"^/(?:v2/(?:serverless|pods)|nbgpu/v1/(?:why|logs|warm|pods)|v2(?=/[^/]+/openai/))/([^/]+)"
 )
-MODULES = ("endpoints", "summary", "metrics", "events", "jobs", "hosts", "keys", "pods", "secrets")
+MODULES = (
+    "endpoints",
+    "summary",
+    "metrics",
+    "events",
+    "jobs",
+    "hosts",
+    "keys",
+    "offers",
+    "pods",
+    "secrets",
+)
 JSON = "json"  # an answer without a model: RunPod's job API, whose bodies pass as they are
 
 

@@ -8,7 +8,15 @@ from decimal import Decimal
 
 from hypothesis import given
 from hypothesis import strategies as st
-from nbgpu_backend.domain.placement import CPU, Offer, Trouble, Wanted, choose
+from nbgpu_backend.domain.placement import (
+    CPU,
+    Candidate,
+    Offer,
+    Trouble,
+    Wanted,
+    choose,
+    choose_place,
+)
 
 H100 = Offer("H100", 2, 2, Decimal(3))
 A100 = Offer("A100", 4, 4, Decimal(2))
@@ -103,3 +111,44 @@ def test_a_choice_is_one_that_was_asked_for_is_free_and_has_no_trouble(
     else:
         assert found.skipped or not offers or gpus == []
         assert found.retry_at > 10.0 or math.isinf(found.retry_at)
+
+
+def test_the_first_place_that_is_heard_and_has_all_and_why_those_before_it_were_not() -> None:
+    places = [
+        Candidate("lab1", away="it has not been heard since 10:20"),
+        Candidate("lab2", lacks="fetching the weights"),
+        Candidate("lab3", trouble=Trouble(30.0, "the disk was full")),
+        Candidate("local", short="2 GB of memory are not free"),
+        Candidate("lab4"),
+        Candidate("lab5"),
+    ]
+    found = choose_place(Wanted(), places, {}, {}, 10.0)
+    assert (found.gpu, found.place) == (CPU, "lab4")
+    assert [(s.what, s.code) for s in found.skipped] == [
+        ("lab1", "away"), ("lab2", "coming"), ("lab3", "trouble"), ("local", "memory"),
+    ]  # fmt: skip
+    assert choose_place(Wanted(), places, {}, {}, 30.0).place == "lab3"
+
+
+def test_where_only_memory_lacks_the_first_such_place_is_taken_for_somebody_may_go() -> None:
+    places = [Candidate("lab1", away="off"), Candidate("lab2", short="1 GB"), Candidate("local", short="2 GB")]  # fmt: skip
+    found = choose_place(Wanted(), places, {}, {}, 0.0)
+    assert found.place == "lab2" and [s.what for s in found.skipped] == ["lab1", "local"]
+
+
+def test_no_place_now_is_told_from_never() -> None:
+    h100 = Wanted([("H100", 1)])
+    away = choose_place(h100, [Candidate("lab1", away="off")], {}, {}, 0.0)
+    assert away.gpu is None and away.ever
+    none = choose_place(h100, [Candidate("local"), Candidate("lab1", [L4])], {}, {}, 0.0)
+    assert none.gpu is None and not none.ever
+    assert [s.what for s in none.skipped] == ["local H100", "lab1 H100"]
+    late = choose_place(Wanted(), [Candidate("lab1", trouble=Trouble(7.0, "no"))], {}, {}, 0.0)
+    assert late.gpu is None and late.ever and late.retry_at == 7.0
+
+
+def test_a_gpu_is_looked_for_at_each_place_in_turn() -> None:
+    places = [Candidate("lab1", [Offer("H100", 0, 2)]), Candidate("lab2", [H100])]
+    found = choose_place(Wanted([("H100", 1)]), places, {}, {}, 0.0)
+    assert (found.gpu, found.place, found.per_hour) == ("H100", "lab2", Decimal(3))
+    assert found.skipped[0].what == "lab1 H100"

@@ -18,6 +18,7 @@ from nbgpu_backend.errors import NbgpuError
 from nbgpu_backend.schema.endpoints import Endpoint, Warm
 from nbgpu_backend.schema.events import EventList
 from nbgpu_backend.schema.metrics import Columns, CostSeries
+from nbgpu_backend.schema.offers import OfferList
 from nbgpu_backend.schema.summary import (
     Health,
     LogLines,
@@ -81,6 +82,11 @@ def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRou
         """What happened, newest first; `since` is a seq."""
         found = await state.last_events(_id(endpoint), limit, since=since)
         return EventList(events=found)
+
+    @router.get("/offers")
+    async def offers() -> OfferList:
+        """What there is to run on, and where."""
+        return await core.offers()
 
     @router.get("/memory")
     async def memory() -> Memory:

@@ -21,6 +21,7 @@ from nbgpu_backend.control.hosts import Hosts
 from nbgpu_backend.control.keys import load as load_keys
 from nbgpu_backend.control.keys import store_uses
 from nbgpu_backend.control.memory import MEASURE_S, MemoryKeeper
+from nbgpu_backend.control.offers import Offers
 from nbgpu_backend.control.pod import PodControl
 from nbgpu_backend.control.pods import Pods
 from nbgpu_backend.control.records import EndpointRecord, InstanceRecord
@@ -36,6 +37,7 @@ from nbgpu_backend.hub.fetcher import Fetcher
 from nbgpu_backend.providers.base import Exit, Observed, WorkerHost
 from nbgpu_backend.providers.ssh.link import Link
 from nbgpu_backend.providers.ssh.provider import SshHost
+from nbgpu_backend.schema.offers import OfferList
 from nbgpu_backend.serving.board import JobBoard
 from nbgpu_backend.serving.external import ExternalWorkers
 from nbgpu_backend.serving.keys import Keyring
@@ -236,6 +238,13 @@ class Core:
         services.lease_pod_s = seconds
         for pod in self.pods.all():
             pod.renew_soon()
+
+    async def offers(self) -> OfferList:
+        taken: dict[str, set[int]] = {}
+        for pod in self.pods.all():
+            had = {*(gpu.index for gpu in pod.gpus), *pod.had}
+            taken.setdefault(pod.site.name, set()).update(had)
+        return await Offers(self.services, self.hosts).listing(taken)
 
     async def pod_lines(self, control: PodControl, count: int) -> list[str]:
         """The last lines of its log, also of one that has ended."""

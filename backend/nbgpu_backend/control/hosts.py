@@ -176,7 +176,7 @@ class Hosts:
         def change(connection: Connection) -> None:
             connection.execute(query)
 
-        text = f"Pods that name no place go to {name} now"
+        text = f"Pods and endpoints that name no place go to {name} now"
         await services.state.commit(change, Draft(now, "settings.changed", text))
 
     # --- below

@@ -61,7 +61,14 @@ def deploy(
     ] = None,
     *,
     name: Annotated[str | None, Arg("what to call it; by default from the model's name")] = None,
-    on: Annotated[str, Arg("where it runs", metavar="WHERE", complete="place")] = "local",
+    on: Annotated[
+        str | None,
+        Arg(
+            "where its workers run: local, a host, several in order, or any; by default where `use` says",
+            metavar="WHERE,…",
+            complete="place",
+        ),
+    ] = None,
     gpu: Annotated[list[str] | None, Arg("GPUs that will do, in order", metavar="GPU,…")] = None,
     cpu: Annotated[int | None, Arg("no GPU: this many processors a worker", metavar="N")] = None,
     workers: Annotated[
@@ -146,7 +153,7 @@ def deploy(
         "nbgpu": {
             "model": model,
             "engine": {"name": engine, "options": list(engine_options or [])},
-            "place": {"on": on, "cpu": cpu, "gpu": gpu or []},
+            "place": {"cpu": cpu, "gpu": gpu or [], **({"on": on} if on is not None else {})},
             "converge": True,
             "take": take,
         },

@@ -45,7 +45,7 @@ def host(
     """List own servers, add one, look at one, check what it has and lacks, reconnect to it, or remove one.
 
     The key that a new host shows is shown here, and asked about once; from then on another key is refused.
-    `open NAME --on HOST` opens a pod there. `rate.HOST` in the settings is what an hour of it costs.
+    `open NAME --on HOST` opens a pod there, `deploy MODEL --on HOST` has its workers there. `rate.HOST` in the settings is what an hour of it costs.
     """
     from nbgpu import hostflows
 
@@ -70,13 +70,21 @@ def host(
     return hostflows.host(context, action, name or "", target or "", key, fingerprint, rate, yes)
 
 
+@verb("offers", "offers H100")
+def offers(
+    gpu: Annotated[str | None, Arg("only GPUs of this type", metavar="GPU")] = None,
+) -> Call:
+    """What there is to run on: processors and GPUs of this machine and of your hosts, and what they cost."""
+    return Call("GET", "/nbgpu/v1/offers", "OfferList", view="offers", about=gpu or "")
+
+
 @verb("use lab1", "use local")
 def use(
     place: Annotated[str, Arg("a host, or local", metavar="WHERE", complete="place")],
 ) -> Call:
-    """Have pods that are opened without --on run there, from now on.
+    """Have pods and endpoints that are made without --on run there, from now on.
 
-    A pod that is there already stays where it is. `local` is this machine.
+    What is there already stays where it is. `local` is this machine.
     """
     body = {"place": place}
     return Call("PATCH", "/nbgpu/v1/settings", "Settings", body, again=True, view="settings")

@@ -230,7 +230,7 @@ def code() -> dict[str, str]:
     package = Path(nbgpu_backend.__file__).parent
     files = [path for path in sorted((package / "pod").glob("*.py")) if path.stem != "__init__"]
     files += [package / "schema" / "parcel.py", package / "providers" / "ssh" / "room.py"]
-    files += [package / "relay.py", package / "providers" / "ssh" / "supply.py"]
+    files += [package / "relay.py", package / "supply.py"]
     here = {path.name: str(path) for path in files}
     return here | {f"lib/nbgpu_backend/{name}": str(package / name) for name in supplies.LIB}
 

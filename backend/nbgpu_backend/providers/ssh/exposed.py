@@ -62,10 +62,13 @@ class Exposed:
             self._write()
         return int(self._table[local]["at"])
 
-    def leave(self, key: str) -> None:
-        """The ports of `key` lead nowhere any more; connections that stand go on."""
-        for local in [name for name in self._table if name.startswith(f"{key}:")]:
-            self.remove(local)
+    async def leave(self, key: str) -> None:
+        """Return when nobody listens on the ports of `key` any more; connections that stand go on."""
+        names = [name for name in self._table if name.startswith(f"{key}:")]
+        tasks = [self._listening[name] for name in names]
+        for name in names:
+            self.remove(name)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def remove(self, local: str) -> bool:
         known = local in self._table

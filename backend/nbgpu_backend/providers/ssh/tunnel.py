@@ -247,7 +247,7 @@ class Tunnel:
         await say(client, {"port": self._exposed.reach(str(request["key"]), int(request["port"]))})
 
     async def _leave(self, client: socket.socket, request: dict[str, Any]) -> None:
-        self._exposed.leave(str(request["key"]))
+        await self._exposed.leave(str(request["key"]))
         await say(client, {})
 
     async def _transfer(self, client: socket.socket, request: dict[str, Any]) -> None:

@@ -247,7 +247,9 @@ async def test_a_vllm_worker_there_answers_through_a_port_here(
     assert premises.model is not None
     port = await host.free_port()
     command = VllmEngine(Home(tmp_path / "nowhere")).command(
-        WorkerSpec("tiny", Path(premises.model), port, 1, ["--max-model-len", "512"], premises=premises)
+        WorkerSpec(
+            "tiny", Path(premises.model), port, 1, ["--max-model-len", "512"], premises=premises
+        )
     )
     assert str(tmp_path / "nowhere") not in json.dumps([command.argv, dict(command.env)])
     assert command.env["OPENBLAS_CORETYPE"] == "Haswell"

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from nbgpu_backend.domain.weight_files import needed
 from nbgpu_backend.errors import BadRequest, NotFound
 from nbgpu_backend.home import Home
-from nbgpu_backend.hub.files import needed
 from nbgpu_backend.hub.library import (
     HubModel,
     LocalModel,

@@ -21,6 +21,7 @@ from nbgpu_backend.control.wording import size
 from nbgpu_backend.domain.placement import LOCAL
 from nbgpu_backend.domain.pricing import plain
 from nbgpu_backend.errors import BadRequest, Conflict, DiskError, NbgpuError, NotFound
+from nbgpu_backend.providers.ssh import supplies
 from nbgpu_backend.providers.ssh.contact import fingerprint, pin, resolve
 from nbgpu_backend.providers.ssh.errors import HostKeyChanged
 from nbgpu_backend.providers.ssh.link import Link
@@ -229,8 +230,9 @@ def code() -> dict[str, str]:
     package = Path(nbgpu_backend.__file__).parent
     files = [path for path in sorted((package / "pod").glob("*.py")) if path.stem != "__init__"]
     files += [package / "schema" / "parcel.py", package / "providers" / "ssh" / "room.py"]
-    files += [package / "relay.py"]
-    return {path.name: str(path) for path in files}
+    files += [package / "relay.py", package / "supply.py"]
+    here = {path.name: str(path) for path in files}
+    return here | {f"lib/nbgpu_backend/{name}": str(package / name) for name in supplies.LIB}
 
 
 def _meet(

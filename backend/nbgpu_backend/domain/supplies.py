@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+# of a machine's environment, what engines keep; all else stays with it
+KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "OPENBLAS_CORETYPE")
+
 
 @dataclass(frozen=True, slots=True)
 class Need:

@@ -5,7 +5,6 @@ model hub (`library.locate`). A hub model is fetched into the Hugging Face cache
 first worker starts, because engines are silent while they download.
 
     library.py   what a reference means; weights and context length of a folder
-    files.py     which files of a repository an engine needs (pure)
     fetch.py     the child process that talks to the hub; one JSON object a line
     partial.py   one file, resumed where a killed fetch left it
     refusals.py  the hub's errors as code, sentence and next step

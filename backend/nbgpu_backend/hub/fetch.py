@@ -26,7 +26,7 @@ from typing import Any
 
 from nbgpu_backend.childside import Say, printer
 from nbgpu_backend.childside import request as ask_parent
-from nbgpu_backend.hub.files import needed
+from nbgpu_backend.domain.weight_files import needed
 from nbgpu_backend.hub.partial import Blob, RemoteFile, fetch
 from nbgpu_backend.hub.refusals import refusal
 

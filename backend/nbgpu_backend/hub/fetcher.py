@@ -10,29 +10,11 @@ from typing import Any
 
 from nbgpu_backend.children import lines
 from nbgpu_backend.clock import Clock, SystemClock
-from nbgpu_backend.errors import (
-    BadRequest,
-    DiskError,
-    NbgpuError,
-    NotFound,
-    Unavailable,
-    UpstreamError,
-)
+from nbgpu_backend.errors import UpstreamError
 from nbgpu_backend.home import Home
 from nbgpu_backend.hub.library import HubModel
 from nbgpu_backend.hub.rate import Rate
-
-ERRORS: dict[str, type[NbgpuError]] = {
-    "unknown_repo": NotFound,
-    "unknown_revision": NotFound,
-    "no_weights": BadRequest,
-    "hub_gated": BadRequest,
-    "hub_unauthorized": BadRequest,
-    "hub_offline": Unavailable,
-    "hub_unreachable": Unavailable,
-    "hub_busy": Unavailable,
-    "disk": DiskError,
-}
+from nbgpu_backend.hub.refusals import ERRORS
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import errno
 
+from nbgpu_backend.errors import BadRequest, DiskError, NbgpuError, NotFound, Unavailable
+
 TOKEN = "set HF_TOKEN to a token that may read it where the backend is started, then restart it (nbgpu shutdown)"
+
+
+ERRORS: dict[str, type[NbgpuError]] = {
+    "unknown_repo": NotFound,
+    "unknown_revision": NotFound,
+    "no_weights": BadRequest,
+    "hub_gated": BadRequest,
+    "hub_unauthorized": BadRequest,
+    "hub_offline": Unavailable,
+    "hub_unreachable": Unavailable,
+    "hub_busy": Unavailable,
+    "disk": DiskError,
+}
 
 
 def refusal(error: BaseException, repo: str, revision: str, endpoint: str) -> tuple[str, str, str]:

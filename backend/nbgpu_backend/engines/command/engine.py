@@ -88,12 +88,15 @@ class CommandEngine:
             raise BadRequest("The command names {model}, and the endpoint has no model.")
         values = {"port": str(spec.port), "model": str(spec.model), "name": spec.served_name}
         argv = [PLACEHOLDER.sub(lambda found: values[found[1]], word) for word in command]
-        if (found := shutil.which(argv[0])) and "/" not in argv[0]:
+        premises, kept = spec.premises, os.environ if spec.premises is None else spec.premises.env
+        # elsewhere it is found by its own PATH when it starts
+        if premises is None and "/" not in argv[0] and (found := shutil.which(argv[0])):
             argv[0] = found
+        home = str(self._home.root) if premises is None else premises.home
         env = {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "LANG": os.environ.get("LANG", "C.UTF-8"),
-            "HOME": str(self._home.root / "cache" / "home"),
+            "PATH": kept.get("PATH", os.defpath),
+            "LANG": kept.get("LANG", "C.UTF-8"),
+            "HOME": f"{home}/cache/home",
             "PYTHONUNBUFFERED": "1",  # else a Python server's last words die with it
             "PORT": str(spec.port),
             "OMP_NUM_THREADS": str(max(1, spec.cpu)),

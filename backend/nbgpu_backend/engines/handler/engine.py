@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nbgpu_backend.domain.supplies import Premises
+from nbgpu_backend.domain.supplies import KEPT, Premises
 from nbgpu_backend.engines.base import EngineCommand, PhaseMarker, WorkerSpec
 from nbgpu_backend.engines.handler import failures
 from nbgpu_backend.engines.handler.environment import Environment
@@ -18,8 +18,6 @@ from nbgpu_backend.home import Home
 RELAY = Path(__file__).parents[2] / "relay.py"
 # PSS of a handler that imports nothing but the SDK, with its process for pings and the relay
 MEMORY_BYTES = 192 << 20
-# of the backend's own environment; all else stays with it
-KEPT = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "OPENBLAS_CORETYPE")
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd")
 # options of the SDK that make a program answer by itself, instead of asking for jobs
 LOCAL = ("--rp_serve_api", "--test_input")
@@ -75,18 +73,14 @@ class HandlerEngine:
         """Raises EngineMissing where the environment is not there, BadRequest without a file."""
         if spec.model is None:
             raise BadRequest("The engine handler needs a file.", "Name it, such as handler.py.")
-        place = Environment.beside(self._home, spec.model)
-        if not place.complete:
-            raise EngineMissing(
-                f"The environment of {spec.model} is not installed.", "Deploy it again."
-            )
+        premises = spec.premises or self._here(spec.model)
         argv = [
-            *(sys.executable, "-I", "-S", "-E", str(RELAY)),
+            *(premises.python, "-I", "-S", "-E", f"{premises.code}/{RELAY.name}"),
             *("--endpoint", spec.endpoint, "--worker", spec.worker),
             *("--cwd", str(spec.model.parent), "--"),
-            *(str(place.python), "-u", str(spec.model), *spec.options),
+            *(f"{premises.environment}/bin/python", "-u", str(spec.model), *spec.options),
         ]
-        return EngineCommand(argv, self._env(spec, place), key_variable=None)
+        return EngineCommand(argv, _env(spec, premises), key_variable=None)
 
     def parent(self, spec: WorkerSpec) -> None:
         return None
@@ -94,25 +88,42 @@ class HandlerEngine:
     def explain(self, tail: Sequence[str]) -> str:
         return failures.explain(tail)
 
-    def _env(self, spec: WorkerSpec, place: Environment) -> dict[str, str]:
-        cache = self._home.root / "cache"
-        threads = str(max(1, spec.cpu))
-        env = {
-            "LANG": "C.UTF-8",
-            **{name: os.environ[name] for name in KEPT if name in os.environ},
-            "PATH": f"{place.folder / 'bin'}:{os.environ.get('PATH', os.defpath)}",
-            "VIRTUAL_ENV": str(place.folder),
-            "HOME": str(cache / "home"),
-            "XDG_CACHE_HOME": str(cache),
-            "HF_HOME": str(self._home.hub_cache.parent),
-            "OMP_NUM_THREADS": threads,
-            "OPENBLAS_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            "NUMEXPR_MAX_THREADS": threads,
-            # they want 4 GB of memory, a tenth of the disk and a way to the internet, or end it
-            "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
-            "RUNPOD_LOG_LEVEL": "INFO",
-        }
-        if not any(Path(device).exists() for device in GPU_DEVICES):
-            env["RUNPOD_SKIP_GPU_CHECK"] = "true"
-        return {**env, **spec.env}
+    def _here(self, handler: Path) -> Premises:
+        """Raises EngineMissing."""
+        place = Environment.beside(self._home, handler)
+        if not place.complete:
+            raise EngineMissing(
+                f"The environment of {handler} is not installed.", "Deploy it again."
+            )
+        return Premises(
+            environment=str(place.folder),
+            python=sys.executable,
+            code=str(RELAY.parent),
+            home=str(self._home.root),
+            hub=str(self._home.hub_cache.parent),
+            has_gpu=any(Path(device).exists() for device in GPU_DEVICES),
+            env={name: os.environ[name] for name in KEPT if name in os.environ},
+        )
+
+
+def _env(spec: WorkerSpec, premises: Premises) -> dict[str, str]:
+    cache, threads = f"{premises.home}/cache", str(max(1, spec.cpu))
+    env = {
+        "LANG": "C.UTF-8",
+        **premises.env,
+        "PATH": f"{premises.environment}/bin:{premises.env.get('PATH', os.defpath)}",
+        "VIRTUAL_ENV": premises.environment,
+        "HOME": f"{cache}/home",
+        "XDG_CACHE_HOME": cache,
+        "HF_HOME": premises.hub,
+        "OMP_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "NUMEXPR_MAX_THREADS": threads,
+        # they want 4 GB of memory, a tenth of the disk and a way to the internet, or end it
+        "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
+        "RUNPOD_LOG_LEVEL": "INFO",
+    }
+    if not premises.has_gpu:
+        env["RUNPOD_SKIP_GPU_CHECK"] = "true"
+    return {**env, **spec.env}

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import difflib
 import hashlib
-import os
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from nbgpu_backend.engines.handler import sdk
 from nbgpu_backend.engines.handler.requirements import Requirements
 from nbgpu_backend.errors import BadRequest, NotFound
+from nbgpu_backend.folders import code_files, entries
 
 START = "runpod.serverless.start"
 EXAMPLE = (
@@ -30,7 +30,6 @@ EXAMPLE = (
 MOST_FILES = 500
 MOST_ENTRIES = 20_000
 MOST_BYTES = 1 << 20
-PASSED_OVER = frozenset({"__pycache__", "node_modules", "site-packages", "venv", "env"})
 DYNAMIC = frozenset({"import_module", "__import__", "run_path", "run_module", "exec"})
 
 
@@ -134,38 +133,12 @@ def revision(file: Path, wanted: Requirements) -> Code:
 def python_files(folder: Path) -> list[Path]:
     """Sorted, nearest first, at most MOST_FILES. Hidden and large ones and environments are left out."""
     found: list[Path] = []
-    looked, level = 0, [folder]
-    while level:
-        below: list[Path] = []
-        for here in level:
-            for entry in _entries(here):
-                looked += 1
-                if len(found) == MOST_FILES or looked > MOST_ENTRIES:
-                    return found
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    if (
-                        entry.name not in PASSED_OVER
-                        and not Path(entry.path, "pyvenv.cfg").exists()
-                    ):
-                        below.append(Path(entry.path))
-                elif (
-                    entry.name.endswith(".py")
-                    and entry.is_file()
-                    and entry.stat().st_size <= MOST_BYTES
-                ):
-                    found.append(Path(entry.path))
-        level = below
+    for entry in code_files(folder, MOST_ENTRIES):
+        if len(found) == MOST_FILES:
+            break
+        if entry.name.endswith(".py") and entry.is_file() and entry.stat().st_size <= MOST_BYTES:
+            found.append(Path(entry.path))
     return found
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError:
-        return []
 
 
 def _importable(folder: Path) -> Iterator[tuple[str, str]]:
@@ -174,7 +147,7 @@ def _importable(folder: Path) -> Iterator[tuple[str, str]]:
     A folder without __init__ hides nothing: a module further down the path comes before it.
     """
     suffixes = sorted(all_suffixes(), key=len, reverse=True)
-    for entry in _entries(folder):
+    for entry in entries(folder):
         if entry.is_dir():
             if any(Path(entry.path, f"__init__{suffix}").is_file() for suffix in suffixes):
                 yield entry.name, f"{entry.name}/"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 import time
 import venv
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -57,7 +56,7 @@ def _build(
         "runpod": version,
         "requirements": list(wanted.lines),
         "modules": distributions.modules(place.site, "runpod"),
-        "builtAt": datetime.now(UTC).isoformat(timespec="seconds"),
+        "builtAt": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
         "buildSeconds": round(time.monotonic() - began, 1),
     }
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nbgpu_backend.domain.parents import PARENT, ParentSpec
-from nbgpu_backend.domain.supplies import Premises
+from nbgpu_backend.domain.supplies import KEPT, Premises
 from nbgpu_backend.engines.base import EngineCommand, PhaseMarker, WorkerSpec
 from nbgpu_backend.engines.vllm import failures, options, sizing
 from nbgpu_backend.engines.vllm.environment import VERSION, Environment
@@ -89,9 +89,11 @@ class VllmEngine:
             raise BadRequest(
                 "The engine vllm needs a model.", "Name a folder, or org/name of the model hub."
             )
-        self._environment.engine_json()  # raises EngineMissing
+        if spec.premises is None:
+            self._environment.engine_json()  # raises EngineMissing
+        premises = spec.premises or self._here()
         argv = [
-            str(self._environment.vllm),
+            f"{premises.environment}/bin/vllm",
             "serve",
             str(spec.model),
             "--served-model-name",
@@ -100,10 +102,10 @@ class VllmEngine:
             "127.0.0.1",
             "--port",
             str(spec.port),
-            *_defaults(spec.options),
+            *_defaults(spec.options, premises),
             *spec.options,
         ]
-        return EngineCommand(argv, self._env(spec), key_variable="VLLM_API_KEY")
+        return EngineCommand(argv, _env(spec, premises), key_variable="VLLM_API_KEY")
 
     def parent(self, spec: WorkerSpec) -> ParentSpec | None:
         """One for each installed vLLM and each set of variables.
@@ -111,10 +113,12 @@ class VllmEngine:
         Whatever the user sets may be read at import, so that it belongs to the parent's environment
         and to its key. A worker's own are HOME and its number of threads, which preimport.py sets.
         """
+        if spec.premises is not None:
+            return None
         if any(_needs_exec(name, value) for name, value in spec.env.items()):
             return None
         shared = {key: value for key, value in spec.env.items() if key not in OF_A_WORKER}
-        env = {**self._env(replace(spec, env=shared)), "OMP_NUM_THREADS": "1"}
+        env = {**_env(replace(spec, env=shared), self._here()), "OMP_NUM_THREADS": "1"}
         programs = (PARENT, Path(__file__).with_name("preimport.py"))
         argv = [str(self._environment.python), *(str(program) for program in programs)]
         digest = hashlib.sha256(
@@ -127,29 +131,41 @@ class VllmEngine:
     def explain(self, tail: Sequence[str]) -> str:
         return failures.explain(tail)
 
-    def _env(self, spec: WorkerSpec) -> dict[str, str]:
-        cache = self._home.root / "cache"
-        env = {
-            "PATH": f"{self._environment.folder / 'bin'}:/usr/local/bin:/usr/bin:/bin",
-            "LANG": "C.UTF-8",
-            "HOME": str(cache / "home"),
-            "VLLM_CACHE_ROOT": str(cache / "vllm"),
-            "VLLM_CONFIG_ROOT": str(cache / "vllm-config"),
-            "XDG_CACHE_HOME": str(cache),
-            "HF_HOME": str(self._home.hub_cache.parent),
-            "HF_HUB_OFFLINE": "1",  # the weights are there before the worker starts
-            "VLLM_NO_USAGE_STATS": "1",
-            "DO_NOT_TRACK": "1",
-            # the worker inside of EngineCore: two processes instead of three, 6 s less
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            # workers share the cores: binding would put all of them on the same ones
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(max(1, spec.cpu)),
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        if coretype := os.environ.get("OPENBLAS_CORETYPE"):
-            env["OPENBLAS_CORETYPE"] = coretype
-        return {**env, **spec.env}
+    def _here(self) -> Premises:
+        return Premises(
+            environment=str(self._environment.folder),
+            python=str(self._environment.python),
+            code=str(PARENT.parent),
+            home=str(self._home.root),
+            hub=str(self._home.hub_cache.parent),
+            flags=sizing.cpu_flags(),
+            env={name: os.environ[name] for name in KEPT if name in os.environ},
+        )
+
+
+def _env(spec: WorkerSpec, premises: Premises) -> dict[str, str]:
+    cache = f"{premises.home}/cache"
+    env = {
+        "PATH": f"{premises.environment}/bin:/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": f"{cache}/home",
+        "VLLM_CACHE_ROOT": f"{cache}/vllm",
+        "VLLM_CONFIG_ROOT": f"{cache}/vllm-config",
+        "XDG_CACHE_HOME": cache,
+        "HF_HOME": premises.hub,
+        "HF_HUB_OFFLINE": "1",  # the weights are there before the worker starts
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        # the worker inside of EngineCore: two processes instead of three, 6 s less
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        # workers share the cores: binding would put all of them on the same ones
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(max(1, spec.cpu)),
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    if coretype := premises.env.get("OPENBLAS_CORETYPE"):
+        env["OPENBLAS_CORETYPE"] = coretype
+    return {**env, **spec.env}
 
 
 def _needs_exec(name: str, value: str) -> bool:
@@ -160,11 +176,11 @@ def _needs_exec(name: str, value: str) -> bool:
     return threads or name == "VLLM_WORKER_MULTIPROC_METHOD"
 
 
-def _defaults(given: Sequence[str]) -> list[str]:
+def _defaults(given: Sequence[str], premises: Premises) -> list[str]:
     """What a CPU needs and the user did not say."""
     chosen: list[str] = []
     for flag, setting in (
-        ("--dtype", sizing.dtype_for(sizing.cpu_flags())),
+        ("--dtype", sizing.dtype_for(premises.flags)),
         ("--kv-cache-memory-bytes", sizing.KV_CACHE),
         # the longest context that fits into the KV cache, at most the model's
         ("--max-model-len", "auto"),

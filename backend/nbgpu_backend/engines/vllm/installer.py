@@ -28,7 +28,6 @@ import threading
 import time
 import venv
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ def _build(
         "python": facts["python"],
         "torch": facts["torch"],
         "transformers": facts["transformers"],
-        "builtAt": datetime.now(UTC).isoformat(timespec="seconds"),
+        "builtAt": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
         "buildSeconds": seconds,
     }
 

@@ -39,7 +39,12 @@ class RelayClient:
                 os.close(fd)
         except OSError as error:
             raise NoAnswer(str(error)) from None
-        client = cls(*streams)
+        return cls.over(*streams)
+
+    @classmethod
+    def over(cls, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Self:
+        """A connection to a relay, as it was made. The reader's limit is relay.LINE_LIMIT or more."""
+        client = cls(reader, writer)
         client._send({"op": "hello"})
         return client
 

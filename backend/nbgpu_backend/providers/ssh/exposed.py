@@ -1,4 +1,8 @@
-"""Local unix sockets that lead to sockets, or ports, of the host."""
+"""Local unix sockets, and ports of our own loopback, that lead to sockets or ports of the host.
+
+Unix sockets wait for a link that is down. A port closes its connections at once then: who uses it is to
+notice.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,9 @@ BACKLOG = 128
 class Exposed:
     """`lead` takes an accepted connection and where it leads, and ends with it.
 
-    What is exposed is written down, so that the tunnel which follows a killed one listens again.
+    What is exposed is written down, so that the tunnel which follows a killed one listens again. In that
+    record a unix socket goes by its path; a port of ours by KEY:PORT, the port there, and its target says
+    on which one of ours (`at`).
     """
 
     def __init__(self, record: Path, lead: Lead) -> None:
@@ -48,6 +54,22 @@ class Exposed:
             self._listen(local, target)
         self._write()
 
+    def reach(self, key: str, port: int) -> int:
+        """A port of our loopback that leads to `port` there: the same one for as long as it works."""
+        local = f"{key}:{port}"
+        if local not in self._listening:
+            self._listen(local, {"port": port, "at": 0})
+            self._write()
+        return int(self._table[local]["at"])
+
+    async def leave(self, key: str) -> None:
+        """Return when nobody listens on the ports of `key` any more; connections that stand go on."""
+        names = [name for name in self._table if name.startswith(f"{key}:")]
+        tasks = [self._listening[name] for name in names]
+        for name in names:
+            self.remove(name)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     def remove(self, local: str) -> bool:
         known = local in self._table
         self._stop(local)
@@ -61,16 +83,21 @@ class Exposed:
             self._stop(local)
 
     def _listen(self, local: str, target: dict[str, Any]) -> None:
-        listener = listen_at(Path(local))
+        if "at" in target:
+            listener = listen_on(int(target["at"]))
+            target = {**target, "at": listener.getsockname()[1]}
+        else:
+            listener = listen_at(Path(local))
         self._table[local] = target
         self._listening[local] = asyncio.create_task(self._accept(local, listener))
 
     def _stop(self, local: str) -> None:
-        self._table.pop(local, None)
+        target = self._table.pop(local, {})
         if (task := self._listening.pop(local, None)) is not None:
             task.cancel()
-            with suppress(OSError):
-                Path(local).unlink()
+            if "at" not in target:
+                with suppress(OSError):
+                    Path(local).unlink()
 
     async def _accept(self, local: str, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -94,6 +121,24 @@ class Exposed:
         with suppress(OSError):  # a full disk: what is exposed works, and is lost with this tunnel
             fresh.write_text(json.dumps(self._table))
             fresh.rename(self._record)
+
+
+def listen_on(port: int) -> socket.socket:
+    """That port of loopback, or any one where another program has taken it."""
+    listener = socket.socket()
+    try:
+        # connections of a killed tunnel may linger on it
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            listener.bind(("127.0.0.1", 0))
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 def listen_at(path: Path) -> socket.socket:

@@ -63,6 +63,7 @@ STALE_S = 60.0  # the age at which a nameless folder is nobody's
 SHIM_S = 5.0  # a shim answers in milliseconds, unless it is stopped
 SWEEP_S = 10.0  # a process in an uninterruptible call dies when the call ends
 TRY_S = 10.0  # for each tool that is tried
+PORT_TRIES = 50
 DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG)
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 GPU_FIELDS = (
@@ -393,6 +394,15 @@ def kill(pid: int, start: int) -> None:
             os.close(fd)
     except (OSError, ValueError):
         pass
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            return False
+    return True
 
 
 def boot_id() -> str:
@@ -864,6 +874,17 @@ def memory(request: Json) -> Json:
     return {"memory": found, "available": available_memory()}
 
 
+def free_port(request: Json) -> Json:
+    """{more (0)} -> {"port"}: of 127.0.0.1, free a moment ago, and so were the next `more`."""
+    for _ in range(PORT_TRIES):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+            if all(is_free(port + step) for step in range(1, int(request.get("more", 0)) + 1)):
+                break
+    return {"port": port}
+
+
 def info(request: Json) -> Json:
     """{path: anywhere} -> {"type": file|folder|link|other|none, "size", "mode", "mtime_us"}"""
     path = anywhere(request["path"])
@@ -1041,6 +1062,7 @@ BLOCKING: Dict[str, Callable[[Json], Json]] = {
     "remove": remove,
     "size": size,
     "memory": memory,
+    "free_port": free_port,
     "stat": info,
     "hash": hashed,
     "settle": settled,

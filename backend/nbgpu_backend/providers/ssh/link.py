@@ -93,6 +93,14 @@ class Link:
     async def unexpose(self, local: Path) -> None:
         await self._one({"op": "unexpose", "local": str(local)})
 
+    async def reach(self, key: str, port: int) -> int:
+        """A port of our loopback that leads to `port` there, for as long as tunnels live; see Exposed."""
+        return int((await self._one({"op": "reach", "key": key, "port": port}))["port"])
+
+    async def leave(self, key: str) -> None:
+        """What `key` reaches is not wanted any more."""
+        await self._one({"op": "leave", "key": key})
+
     async def put(
         self,
         local: Path,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from nbgpu_backend.providers.ssh.settings import HostSettings
 
 MARK = b"=nbgpu-loader-1="
 OLDEST = (3, 8)
+NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)*[A-Za-z0-9_][A-Za-z0-9_.-]*")
 # neither backslashes nor quotes nor exclamation marks: shells differ in these
 COMMAND = (
     "%s -I -S -u -c 'import os,sys;"
@@ -57,6 +59,7 @@ def install(digest):
             shutil.rmtree(fresh, ignore_errors=True)
             os.mkdir(fresh)
             for name, size in sizes:
+                os.makedirs(os.path.dirname(os.path.join(fresh, name)), exist_ok=True)
                 with open(os.path.join(fresh, name), "wb") as file:
                     file.write(read(size))
             try:
@@ -88,7 +91,7 @@ class Code:
         paths |= {name: Path(path) for name, path in settings.code.items()}
         files = {}
         for name, path in paths.items():
-            if Path(name).name != name or name.startswith("."):
+            if not NAME.fullmatch(name):
                 raise BadRequest(f"{name!r} is no name for a file of a host's code.")
             try:
                 files[name] = path.read_bytes()

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
-from nbgpu_backend import errors
 from nbgpu_backend.errors import NbgpuError, UpstreamError
 from nbgpu_backend.providers import sandbox
 from nbgpu_backend.providers.base import Gpu, PodCommand, PodPlan, Separation
@@ -22,13 +21,14 @@ from nbgpu_backend.providers.local.gpus import short_name
 from nbgpu_backend.providers.sandbox import LOOKED_AT, Layout, Room
 from nbgpu_backend.providers.ssh.errors import AWAY
 from nbgpu_backend.providers.ssh.link import Link
+from nbgpu_backend.providers.ssh.programs import LONG_S, lines
 
 INSIDE_HOME, INSIDE_RUN, INSIDE_CODE = "/home/pod", "/run/nbgpu", "/run/agent"
 INSIDE_WORK, INSIDE_PIP = "/workspace", "/run/pip.conf"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SOCKETS = range(1, 6)
 SHORT_S = 2.0  # of what is asked again a second later
-LONG_S = 60.0  # patience with a link, where a person waits for something long anyway
+PROGRAM = "room.py"
 
 
 class SshPods:
@@ -76,7 +76,7 @@ class SshPods:
             "do": "make", "pod": plan.id, "volume": plan.volume, "inside": inside,
             "requirements": list(plan.requirements),
         }  # fmt: skip
-        async with aclosing(self._room(request)) as said:
+        async with aclosing(lines(self._link, PROGRAM, request)) as said:
             async for line in said:
                 if line["kind"] == "done":
                     self._made[plan.id] = line
@@ -162,29 +162,12 @@ class SshPods:
 
     async def _looked(self) -> dict[str, Any]:
         if not self._look:
-            async with aclosing(self._room({"do": "look", "paths": LOOKED_AT})) as said:
+            async with aclosing(
+                lines(self._link, PROGRAM, {"do": "look", "paths": LOOKED_AT})
+            ) as said:
                 async for line in said:
                     self._look = line
         return self._look
-
-    async def _room(self, request: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-        """Lines of room.py. Raises what it failed with."""
-        facts = await self._link.hello(patience_s=LONG_S)
-        argv = [facts["executable"], f"{facts['code']}/room.py"]
-        run = {"op": "run", "argv": argv, "stdin": json.dumps(request)}
-        last = ""
-        async with aclosing(self._link.stream(run, patience_s=LONG_S)) as lines:
-            async for line in lines:
-                if line.get("stream") == 1:
-                    value: dict[str, Any] = json.loads(line["line"])
-                    if value["kind"] == "error":
-                        kind: type[NbgpuError] = getattr(errors, value["error"])
-                        raise kind(value["what"], "", code="environment")
-                    yield value
-                elif "line" in line:
-                    last = line["line"]
-                elif line.get("code"):
-                    raise UpstreamError(f"{self._link.name} made no room: {last.rstrip('.')}.", "")
 
     def _sandbox(self, plan: PodPlan, here: dict[str, Any], made: dict[str, Any]) -> Room:
         shown = [(made["shared"], made["shared"]), (here["code"], INSIDE_CODE)]

@@ -1,28 +1,42 @@
 """SshHost: instances on a host that is reached over SSH, each under a shim there.
 
-An InstanceHost with pods. It remembers nothing but what it last saw of the host's memory: what exists is
-read there. Where the link is down, `wait` waits on and everything else raises HostUnreachable or LinkCut.
+A WorkerHost with pods. It remembers nothing but what it last saw of the host's memory, and what it knows to
+have brought there: what exists is read there. Where the link is down, `wait` waits on and everything else
+raises HostUnreachable or LinkCut.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from nbgpu_backend import relay
+from nbgpu_backend.domain.placement import Offer
 from nbgpu_backend.errors import Conflict, DiskError, NbgpuError, NotFound, Unavailable
 from nbgpu_backend.providers.base import (
     Exit,
     Launched,
     LaunchSpec,
     Observed,
+    ParentSeen,
     PodHost,
+    Post,
+    Relay,
+    SupplyHost,
 )
 from nbgpu_backend.providers.local.records import State, parse_exit
+from nbgpu_backend.providers.local.relay_client import RelayClient, read_spool
+from nbgpu_backend.providers.ssh.errors import PortRefused
 from nbgpu_backend.providers.ssh.link import Link
 from nbgpu_backend.providers.ssh.pods import SshPods
+from nbgpu_backend.providers.ssh.supplies import SshSupplies
 
-LAUNCH_S = 120.0
+ANSWER_S = 10.0  # a shim answers in milliseconds; the link may take its time
 AGAIN_S = 1.0  # between tries, while the link is down
 NO_ANSWER = ("no_answer", "late")
 
@@ -31,10 +45,19 @@ class SshHost:
     def __init__(self, link: Link) -> None:
         self.link = link
         self.pods: PodHost | None = SshPods(link)
+        self.supplies: SupplyHost | None = SshSupplies(link)
         self._available = 0
 
+    async def away(self) -> str:
+        """Why it is not heard just now, a sentence without its stop; "" while it is."""
+        status = await self.link.status()
+        if status["state"] == "connected":
+            return ""
+        return str(status["sentence"]).rstrip(".") or f"{self.link.name} is being connected"
+
     async def launch(self, spec: LaunchSpec) -> Launched:
-        """As the provider of this machine does it. LinkCut: it may have come up."""
+        """As the provider of this machine does it, but for parents: there are none. LinkCut: it may have
+        come up."""
         document: dict[str, Any] = {
             "argv": list(spec.argv), "env": dict(spec.env), "generation": spec.generation,
             "ttl_s": spec.ttl_s, "grace_s": spec.grace_s, "cwd": spec.cwd,
@@ -47,6 +70,7 @@ class SshHost:
         answer = await self.link.call(request)
         line = answer["line"]
         if "error" in line:
+            await self.link.leave(spec.name)
             raise _refused(spec.name, self.link.name, line)
         return Launched(spec.name, line["pid"], line["shim"], line["started_us"])
 
@@ -70,8 +94,16 @@ class SshHost:
                 await asyncio.sleep(AGAIN_S / 20 if error.code in NO_ANSWER else AGAIN_S)
 
     async def renew(self, name: str, ttl_s: float, until_us: int | None = None) -> bool:
-        answer = await self._ask(name, {"op": "renew", "ttl_s": ttl_s, "until_us": until_us}, 10.0)
-        return "error" not in answer
+        request = {"op": "renew", "ttl_s": ttl_s, "until_us": until_us}
+        return await self._does(name, request, "its lease was not extended")
+
+    async def pause(self, name: str, oom_score_adj: int) -> bool:
+        request = {"op": "pause", "oom_score_adj": oom_score_adj}
+        return await self._does(name, request, "it runs on")
+
+    async def resume(self, name: str, oom_score_adj: int) -> bool:
+        request = {"op": "resume", "oom_score_adj": oom_score_adj}
+        return await self._does(name, request, "it stays paused")
 
     async def stop(self, name: str, grace_s: float) -> Exit:
         while True:
@@ -97,18 +129,75 @@ class SshHost:
         """As last seen."""
         return self._available
 
+    def offers(self) -> Sequence[Offer]:
+        """None: the engines that run there are editions for processors."""
+        return ()
+
+    async def parents(self) -> Sequence[ParentSeen]:
+        return []
+
+    async def stop_parent(self, key: str) -> None:
+        return None
+
+    async def free_port(self, more: int = 0) -> int:
+        return int((await self.link.call({"op": "free_port", "more": more}))["port"])
+
+    async def reach(self, name: str, port: int) -> int:
+        """Through the tunnel, which listens on it; also while the link is down."""
+        return await self.link.reach(name, port)
+
+    async def read_secret(self, name: str, file: str) -> str | None:
+        path = f"{_folder(name)}/{Path(file).name}"
+        try:
+            answer = await self.link.call({"op": "read", "path": path})
+        except NotFound:
+            return None
+        text = answer.get("data")
+        return str(text) if text is not None else base64.b64decode(answer["data64"]).decode()
+
+    async def relay(self, name: str) -> Relay | None:
+        try:
+            streams = await self.link.connect(unix=f"{_folder(name)}/{relay.SOCKET}")
+        except PortRefused:
+            return None
+        return RelayClient.over(*streams)
+
+    async def spool(self, name: str) -> Sequence[Post]:
+        with tempfile.TemporaryDirectory(dir=self.link.folder, prefix=".spool-") as folder:
+            with suppress(NotFound):  # it had taken nothing
+                await self.link.get(
+                    f"{_folder(name)}/{relay.SPOOL}", Path(folder) / relay.SPOOL, resume=False
+                )
+            return (await asyncio.to_thread(read_spool, Path(folder))).posts
+
     async def logs(self, name: str, tail: int = 100) -> list[str]:
         answer = await self.link.call({"op": "logs", "folder": _folder(name), "tail": tail})
         return [str(line) for line in answer["lines"]]
 
     async def forget(self, name: str) -> None:
         await self.link.call({"op": "remove", "path": _folder(name), "locked": True})
+        await self.link.leave(name)
 
     async def list_owned(self, installation: str) -> list[Observed]:
         prefix = f"nbgpu-{installation}-"
         answer = await self.link.call({"op": "list", "prefix": prefix, "look": True})
         found = [_seen(name, look) for name, look in answer["found"].items()]
         return [seen for seen in found if seen.state != "gone"]
+
+    async def _does(self, name: str, question: dict[str, Any], lost: str) -> bool:
+        """False when the instance is ending or gone."""
+        for _ in range(2):
+            try:
+                return "error" not in await self._ask(name, question, ANSWER_S)
+            except NbgpuError as error:
+                if error.code not in NO_ANSWER:
+                    raise
+            if (await self.observe(name)).state != "running":
+                return False
+        raise Unavailable(
+            f"The shim of {name} on {self.link.name} does not answer, so {lost}.",
+            "See with `ps` there whether that process was stopped; `kill -CONT` lets it go on.",
+        )
 
     async def _ask(
         self, name: str, question: dict[str, Any], timeout_s: float | None

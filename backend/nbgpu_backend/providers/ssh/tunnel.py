@@ -12,6 +12,8 @@ one request a connection, a JSON object on a line, and answers with lines; a fai
   {"op": "call", "request"}           -> the lines of host.py (see its ops); closing ends it
   {"op": "connect", "unix" | "port"}  -> {}, then raw bytes both ways
   {"op": "expose", "local", "unix" | "port"}, {"op": "unexpose", "local"}   -> {}
+  {"op": "reach", "key", "port"}      -> {"port"}: of our loopback, and leads to that one there
+  {"op": "leave", "key"}              -> {}: all that `key` reaches
   {"op": "put" | "get", "local", "remote", "resume"}    -> {"done", "size"}…, {"sha256", "size"}
   {"op": "reconnect", "wait_s", "agent"}  -> as status; `agent` is the SSH_AUTH_SOCK to use from now on
   {"op": "end"}                       -> {}
@@ -67,6 +69,8 @@ class Tunnel:
             "connect": self._connect,
             "expose": self._expose,
             "unexpose": self._unexpose,
+            "reach": self._reach,
+            "leave": self._leave,
             "put": self._transfer,
             "get": self._transfer,
             "reconnect": self._reconnect,
@@ -175,9 +179,14 @@ class Tunnel:
         await self._through(client, request, _patience(request), say)
 
     async def _lead(self, client: socket.socket, target: dict[str, Any]) -> None:
-        """A connection to an exposed socket: it waits as long as the link is down."""
+        """A connection to an exposed socket: it waits as long as the link is down. To a port: it ends."""
         self._clients += 1
         try:
+            if "at" in target:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                with suppress(NbgpuError):
+                    await self._through(client, target, 0, None)
+                return
             await self._uplink.wait(float("inf"), nudge=False)
             await self._through(client, target, 0, None)
         except NbgpuError:
@@ -232,6 +241,13 @@ class Tunnel:
 
     async def _unexpose(self, client: socket.socket, request: dict[str, Any]) -> None:
         self._exposed.remove(str(request["local"]))
+        await say(client, {})
+
+    async def _reach(self, client: socket.socket, request: dict[str, Any]) -> None:
+        await say(client, {"port": self._exposed.reach(str(request["key"]), int(request["port"]))})
+
+    async def _leave(self, client: socket.socket, request: dict[str, Any]) -> None:
+        await self._exposed.leave(str(request["key"]))
         await say(client, {})
 
     async def _transfer(self, client: socket.socket, request: dict[str, Any]) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from nbgpu_backend.control.hosts import code
 
-from tests.support.pods import PodBackend
+from tests.support.backend import BackendProcess
 from tests.support.sshd import Sshd, write_settings
 
 
-def add_host(backend: PodBackend, server: Sshd, name: str = "lab1") -> None:
+def add_host(backend: BackendProcess, server: Sshd, name: str = "lab1") -> None:
     """As if it had been added and its key accepted; before the backend starts."""
     settings = replace(server.settings(), name=name, code=code())
     write_settings(backend.home.hosts, settings)

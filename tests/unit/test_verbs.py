@@ -67,7 +67,7 @@ def test_deploy_asks_for_an_endpoint_that_converges() -> None:
     assert made.body["workers"] == {"min": 0, "max": 2, "idleTimeout": 300}
     ours = made.body["nbgpu"]
     assert ours["model"] == "Org/Model" and ours["converge"] is True and ours["take"] is False
-    assert ours["place"] == {"on": "local", "cpu": 2, "gpu": []}
+    assert ours["place"] == {"cpu": 2, "gpu": []}  # `use` says where
     assert ours["engine"] == {"name": "vllm", "options": ["--max-model-len", "2048"]}
     assert made.body["env"] == {"A": "1"}
 

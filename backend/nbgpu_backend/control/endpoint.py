@@ -278,7 +278,7 @@ class EndpointControl:
         self._end_stale()
         live = self.live_workers()
         serving = [w for w in live if w.state in ("idle", "running")]
-        coming = [w for w in live if w.state in ("initializing", "starting")]
+        coming = [w for w in live if w.state in ("initializing", "starting") or w.returns()]
         leaving = [w for w in live if w.state in ("draining", "unhealthy") and not w.was_parked]
         core = self.queue.core
         seen = Observation(
@@ -294,11 +294,16 @@ class EndpointControl:
         decision = scaling.decide(self.policy(), seen, self._memory, now)
         self._memory = decision.memory
         have = len(serving) + len(coming)
-        wake_at = min(decision.wake_at, self._end_parked(now))
+        blinks = [w.given_up_at for w in coming if w.state == "unreachable" and w.given_up_at > now]
+        wake_at = min(decision.wake_at, self._end_parked(now), *blinks)
         if decision.start:
             wake_at = min(wake_at, self.launcher.grow(decision.start, now))
         elif decision.target < have:
-            self._shrink([*serving, *coming], have - decision.target, now)
+            self._shrink(
+                [*serving, *(w for w in coming if w.state != "unreachable")],
+                have - decision.target,
+                now,
+            )
         if self.warmth() and self.record.warm is not None:
             left = self.record.warm["until_us"] - self._services.clock.now()
             wake_at = min(wake_at, now + left / 1e6)

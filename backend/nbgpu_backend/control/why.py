@@ -102,7 +102,7 @@ class Explainer:
         for worker in workers:
             facts.append(f"worker {worker.id} {worker.state}: {worker.reason.text}")
         policy = control.policy()
-        up = sum(w.state != "parked" for w in workers)
+        up = sum(w.state not in ("parked", "unreachable") for w in workers)
         if core.waiting and up >= policy.max > 0:
             facts.append(f"no worker is added: {up} of at most {policy.max} are there")
         warm = control.record.warm

@@ -60,6 +60,7 @@ SILENT_S = 15.0  # three pings of a handler worker
 HEALTH_S = 5.0  # between looks at a ready worker, and how long one may take
 UNREADY_GRACE_S = 2.0
 AWAY_S = 1.0  # between looks for a host that is not heard
+BLINK_S = 5.0  # so long a host may be silent before another worker takes the place
 WAKE_S = 5.0  # a parked engine answers in 0.1 s, or something is wrong with it
 SLEEPER_S = 60.0  # gigabytes go back to a GPU
 WAKE_POLL_S = 0.005
@@ -139,6 +140,7 @@ class WorkerControl:
         self.exit: Exit | None = None
         self.timer = PhaseTimer(engine.phases)
         self.ended = asyncio.Event()
+        self.given_up_at = 0.0  # of the clock's `elapsed`: then it is not waited for any longer
         self.out = asyncio.Event()  # it has ended, or is not heard: nothing more comes of it now
         self.site = site
         self._there = asyncio.Event()  # its process exists, or never will
@@ -424,15 +426,19 @@ class WorkerControl:
         clock = self._services.clock
         last = clock.elapsed()
         while True:
-            await asyncio.sleep(SLOW_POLL_S if self._aside else HEALTH_S)
+            with contextlib.suppress(TimeoutError):
+                pause = SLOW_POLL_S if self._aside else HEALTH_S
+                await asyncio.wait_for(self.out.wait(), pause)  # it is not heard
             found = await self._health(HEALTH_S) if self._awake() else None
-            if self._check.balanced and found is not None:
-                self._step_aside(found)
-            if found is None or found in (Health.WELL, Health.INITIALISING):
-                last = clock.elapsed()
-            elif self._away():
+            well = found is None or found in (Health.WELL, Health.INITIALISING)
+            if self.out.is_set() or (not well and self._away()):
                 if not await self._until_heard() or not self._serve_on():
                     return
+                last = clock.elapsed()
+                continue
+            if self._check.balanced and found is not None:
+                self._step_aside(found)
+            if well:
                 last = clock.elapsed()
             elif clock.elapsed() - last > self._unhealthy_s:
                 path = self._check.path
@@ -462,9 +468,16 @@ class WorkerControl:
         why = self.site.away
         if why and self._stop is None and self.state != "unreachable":
             text = f"{why}; it may well run on there, and its meter goes on"
+            self.given_up_at = self._services.clock.elapsed() + BLINK_S
             self._record_state("unreachable", "host_away", text)
             self.out.set()
         return bool(why)
+
+    def returns(self) -> bool:
+        """Its host is not heard, or was not; but it is expected to serve on in a moment."""
+        if self.state != "unreachable":
+            return False
+        return self._services.clock.elapsed() < self.given_up_at or not self.site.away
 
     async def _until_heard(self) -> bool:
         """False where it is ending or has ended meanwhile, which others see to."""

@@ -195,7 +195,7 @@ class SkippedPlace(Model):
     """What came first in the order of choice and was not taken."""
 
     what: str
-    code: Literal["unknown", "taken", "failed", "spread"]
+    code: Literal["unknown", "taken", "failed", "spread", "away", "coming", "trouble", "memory"]
     text: str
 
 

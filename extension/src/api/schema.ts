@@ -545,7 +545,7 @@ export interface Settings {
 /** What came first in the order of choice and was not taken. */
 export interface SkippedPlace {
   what: string;
-  code: 'unknown' | 'taken' | 'failed' | 'spread';
+  code: 'unknown' | 'taken' | 'failed' | 'spread' | 'away' | 'coming' | 'trouble' | 'memory';
   text: string;
 }
 

@@ -144,6 +144,7 @@ class Core:
             self._sweep_files(),
             self._look_late(),
             self._measure_memory(),
+            self.hosts.watch(),
             self._store_uses(),
         ):
             self._tasks.append(asyncio.create_task(_forever(work)))

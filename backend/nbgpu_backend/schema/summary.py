@@ -8,6 +8,7 @@ from pydantic import Field
 
 from nbgpu_backend.schema.common import Dollars, Micros, Model, Reason, Request
 from nbgpu_backend.schema.endpoints import Phase
+from nbgpu_backend.schema.hosts import Host
 from nbgpu_backend.schema.pods import PodRow
 
 
@@ -68,6 +69,8 @@ class Summary(Model):
     idle_but_billing: list[str] = Field(description="names of endpoints and pods")
     endpoints: list[EndpointRow]
     pods: list[PodRow] = []
+    hosts: list[Host] = []
+    place: str = Field("local", description="where pods go that name no place")
     orphans: list[Orphan] = []
 
 

@@ -58,7 +58,7 @@ class HostView(Rich):
         h, facts = self.host, self.host.facts
         port = f":{h.port}" if h.port != 22 else ""
         found: list[tuple[str, object]] = [
-            ("host", h.name), ("state", _state(h)), ("address", f"{h.user}@{h.address}{port}"),
+            ("host", h.name), ("state", f"{_state(h)} {h.next_step}".strip()), ("address", f"{h.user}@{h.address}{port}"),
             ("its key", h.fingerprint or "not pinned"),
         ]  # fmt: skip
         if facts is not None:

@@ -52,7 +52,7 @@ export function fake(answer: Changes = changes(0), pieces: Piece[] = []) {
   };
   const hosts = {
     meet: vi.fn((_: Reached, fingerprints: readonly string[]) => Promise.resolve(contact(fingerprints.length))),
-    add: vi.fn((_: NewHost) => Promise.resolve()),
+    add: vi.fn<(host: NewHost) => Promise<void>>(() => Promise.resolve()),
     remove: vi.fn()
   };
   const why = vi.fn((subject: string) => Promise.resolve(story(subject)));

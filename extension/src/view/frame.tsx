@@ -6,7 +6,7 @@ import { useHands } from './context';
 import { useNow } from './hooks';
 import { Mark } from './mark';
 
-type Framed = Pick<EndpointRow, 'name' | 'reason' | 'reasonSinceUs'>;
+type Framed = Pick<EndpointRow, 'name' | 'reason'> & { reasonSinceUs: number | null };
 
 /** What rows of endpoints, pods and hosts have in common; the whole of its head opens it. */
 export function Frame(props: {
@@ -27,6 +27,7 @@ export function Frame(props: {
   const { kind, row, said, since, id = row.name } = props;
   const { view } = useHands();
   const open = view.open === id;
+  const began = row.reasonSinceUs === null ? '' : `(since ${clock(row.reasonSinceUs)})`;
   return (
     <div className={`nbgpu-Row${open ? ' nbgpu-mod-open' : ''}`} {...{ [`data-${kind}`]: row.name }}>
       <div className="nbgpu-Row-top">
@@ -47,7 +48,7 @@ export function Frame(props: {
             </button>
             {props.cost}
           </div>
-          <p className="nbgpu-Row-reason" title={`${row.reason} (since ${clock(row.reasonSinceUs)})`.trim()}>
+          <p className="nbgpu-Row-reason" title={`${row.reason} ${began}`.trim()}>
             <b>{said}</b>
             {since && ` ${since}`}
             {row.reason && `: ${row.reason}`}

@@ -6,6 +6,7 @@ import { PANEL } from '../tokens';
 import { Activity } from './activity';
 import { Hands, HandsProvider } from './context';
 import { Endpoints } from './endpoints';
+import { Hosts } from './hosts';
 import { Overview } from './overview';
 import { Pods } from './pods';
 
@@ -32,6 +33,7 @@ export class Panel extends SidePanel {
     this.header.addWidget(overview);
     this.addWidget(section(_hands, 'Endpoints', <Endpoints />));
     this.addWidget(section(_hands, 'Pods', <Pods />));
+    this.addWidget(section(_hands, 'Hosts', <Hosts />));
     this.addWidget(section(_hands, 'Activity', <Activity />));
     _hands.state.changed.connect(this._share);
     _hands.view.changed.connect(this._share);
@@ -61,12 +63,21 @@ export class Panel extends SidePanel {
     }
   }
 
-  /** Endpoints and pods are what one comes for; without pods one line of them is enough, and a form needs room. */
+  /** Endpoints and pods are what one comes for; of what is not there one line is enough, and a form needs room. */
   private readonly _share = (): void => {
     const { state, view } = this._hands;
-    const { endpoints = [], pods = [] } = state.summary ?? {};
+    const { endpoints = [], pods = [], hosts = [] } = state.summary ?? {};
+    const formed = view.pod !== null || view.host !== null;
+    const bare = (one: boolean, share: number): number => (one ? share : 0.8);
     const sizes =
-      view.pod === null && pods.length === 0 ? [24, 2, 12] : view.pod || endpoints.length === 0 ? [3, 6, 2] : [4, 4, 3];
+      pods.length + hosts.length === 0 && !formed
+        ? [24, 2, 2, 12]
+        : [
+            formed || endpoints.length === 0 ? 3 : 4,
+            view.pod ? 6 : bare(pods.length > 0, endpoints.length === 0 ? 6 : 4),
+            view.host ? 7 : bare(hosts.length > 0, 3),
+            formed || endpoints.length === 0 ? 2 : 3
+          ];
     if (String(sizes) !== this._sizes) {
       this._sizes = String(sizes);
       (this.content as { setRelativeSizes?: (sizes: number[]) => void }).setRelativeSizes?.(sizes);

@@ -128,7 +128,7 @@ def test_it_is_taken_into_use_and_this_machine_again(visit: Visit) -> None:
     assert visit.lab.backend.get("/nbgpu/v1/settings")["place"] == NAME
     act(visit, "Use local: pods that name no place go to this machine").click()
     expect(row(visit).get_by_text("in use")).to_be_hidden()
-    expect(visit.panel.get_by_text("In use: this machine")).to_be_visible()
+    expect(visit.panel.get_by_text("1 host, in use: local")).to_be_visible()
 
 
 def test_a_pod_is_opened_there_and_shows_in_its_row(visit: Visit) -> None:
@@ -137,7 +137,7 @@ def test_a_pod_is_opened_there_and_shows_in_its_row(visit: Visit) -> None:
     act(visit, "Open a pod").click()
     opening = visit.panel.get_by_role("form", name="Open a pod")
     opening.get_by_label("Name", exact=True).fill(POD)
-    opening.get_by_label("On", exact=True).select_option(NAME)
+    opening.get_by_role("combobox", name="On", exact=True).select_option(NAME)
     expect(opening).to_contain_text(f"On {NAME}, $0.50/h.")
     assert visit.violations() == []
     visit.shoot("hosts-open-pod")

@@ -41,9 +41,7 @@ test('one that is not connected says why and what to do', () => {
   expect(reasonOf(host('lab1', { sentence: 'The connection broke.' }))).toBe('');
   const away = host('lab1', { state: 'refused', sentence: 'It shows another key.', nextStep: 'Look at it there.' });
   expect(reasonOf(away)).toBe('It shows another key. Look at it there.');
-  expect([[away], [host('a')], [host('a'), host('b')], [host('a'), away]].map(hostsText)).toEqual([
-    '1 host, none connected', '1 host, 1 connected', '2 hosts, all connected', '2 hosts, 1 connected'
-  ]);
+  expect(hostsText(summary([], { hosts: [away, host('lab2')], place: 'lab2' }))).toBe('2 hosts, in use: lab2');
 });
 
 test('before it is removed, it is told what it has', () => {

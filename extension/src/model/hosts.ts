@@ -3,9 +3,15 @@ import { Cell, cell, known } from '../verbs/cell';
 import { perHour, plural, size } from './format';
 import { rateOf, rests } from './pods';
 
+const ROW = 'host:';
+
 /** As a view calls its row: a host may have the name of an endpoint or a pod. */
 export function hostRow(name: string): string {
-  return `host:${name}`;
+  return `${ROW}${name}`;
+}
+
+export function isHostRow(row: string | null): boolean {
+  return row?.startsWith(ROW) ?? false;
 }
 
 /** `ada@lab1.example.org:2222`; empty where its settings cannot be read. */
@@ -65,10 +71,9 @@ export function reasonOf(host: Host): string {
   return host.state === 'connected' ? '' : `${host.sentence} ${host.nextStep}`.trim();
 }
 
-/** `2 hosts, 1 connected`. */
-export function hostsText(hosts: readonly Host[]): string {
-  const up = hosts.filter(host => host.state === 'connected').length;
-  return `${plural(hosts.length, 'host')}, ${up === 0 ? 'none' : up === hosts.length && up > 1 ? 'all' : up} connected`;
+/** `2 hosts, in use: lab1`. */
+export function hostsText({ hosts, place }: Summary): string {
+  return hosts.length > 0 ? `${plural(hosts.length, 'host')}, in use: ${place}` : 'No hosts yet.';
 }
 
 /** What is asked before a host is removed. */

@@ -13,9 +13,9 @@ import { Act, Link, Trouble } from './parts';
 const FIELDS: readonly (readonly [field: HostField, label: string, about: string, placeholder: string])[] = [
   ['target', 'Address', 'user@host, with :port behind it if it is not 22, or a name of ~/.ssh/config', 'user@address'],
   ['name', 'Name', 'What to call it', 'suggested'],
+  ['rate', '$ an hour', 'What an hour of it costs, for each pod or worker', 'no price'],
   ['keyFile', 'Key file', 'A key file of this machine, instead of those of ssh', 'those of ssh'],
-  ['jump', 'Jump host', 'A host to go through, user@host, or a name of ~/.ssh/config', 'as ssh does'],
-  ['rate', '$ an hour', 'What an hour of it costs, for each pod or worker', 'no price']
+  ['jump', 'Jump host', 'A host to go through, user@host, or a name of ~/.ssh/config', 'as ssh does']
 ];
 /** The host is another than the one whose key was accepted: it is asked about anew. */
 const OTHER_KEY = 'host_key_changed';
@@ -28,6 +28,7 @@ export function HostForm({ draft }: { draft: HostDraft }): React.ReactElement {
   const [tried, setTried] = React.useState(false);
   const form = React.useRef<HTMLFormElement>(null);
   const question = React.useRef<HTMLDivElement>(null);
+  const buttons = React.useRef<HTMLDivElement>(null);
   const taken = ['local', ...(state.summary?.hosts ?? []).map(host => host.name)];
   const wrong = tried ? hostComplaints(draft, taken) : {};
   const asked = draft.met && askedKey(draft.met);
@@ -37,9 +38,15 @@ export function HostForm({ draft }: { draft: HostDraft }): React.ReactElement {
   }, []);
   React.useEffect(() => {
     if (asked?.fingerprint) {
-      question.current?.focus();
+      question.current?.focus({ preventScroll: true });
     }
   }, [asked?.fingerprint]);
+  // what is said and asked stands below the fields
+  React.useEffect(() => {
+    if (asked?.fingerprint || trouble) {
+      buttons.current?.scrollIntoView({ block: 'nearest' });
+    }
+  }, [asked?.fingerprint, trouble]);
 
   const wait = async (text: string, act: () => Promise<void>): Promise<void> => {
     setTried(true);
@@ -76,7 +83,7 @@ export function HostForm({ draft }: { draft: HostDraft }): React.ReactElement {
   return (
     <form
       ref={form}
-      className="nbgpu-Form"
+      className="nbgpu-Form nbgpu-Form-host"
       aria-label="Add a host"
       noValidate
       onSubmit={event => {
@@ -125,7 +132,7 @@ export function HostForm({ draft }: { draft: HostDraft }): React.ReactElement {
         </p>
       )}
       {trouble && <Trouble failure={trouble} />}
-      <div className="nbgpu-Buttons">
+      <div ref={buttons} className="nbgpu-Buttons">
         {draft.met && asked ? (
           <Act
             key="accept"

@@ -37,7 +37,7 @@ async function asked(found: ReturnType<typeof fake>): Promise<HTMLElement> {
 
 test('without hosts there is one line and a button that opens the form', async () => {
   const node = await draw(start().hands, <Hosts />);
-  expect(node.textContent).toBe('No hosts yet.Add one of your servers');
+  expect(node.textContent).toBe('No hosts yet.Add a host');
   await click(button(node, 'Add a host'));
   expect(document.activeElement).toBe(field(node, 'target'));
 });

@@ -15,12 +15,26 @@ export function Hosts(): React.ReactElement {
   useChanges(state.changed, view.changed, actions.changed);
   const { summary } = state;
   const rows = summary?.hosts ?? [];
-  const failed = actions.failed.get(hostRow('local'));
+  const local = hostRow('local');
+  const failed = actions.failed.get(local);
   return (
     <div className="nbgpu-Endpoints">
       {summary && (
         <div className="nbgpu-Tools nbgpu-Pods-head">
-          <span>{rows.length > 0 ? hostsText(rows) : 'No hosts yet.'}</span>
+          <span title={rows.length > 0 ? `Pods that name no place go to ${summary.place}` : undefined}>
+            {hostsText(summary)}
+          </span>
+          {summary.place !== 'local' && (
+            <button
+              type="button"
+              className="nbgpu-Chip"
+              aria-label="Use local: pods that name no place go to this machine"
+              disabled={actions.doing.has(local)}
+              onClick={() => void actions.use('local')}
+            >
+              use local
+            </button>
+          )}
           <button
             type="button"
             className={rows.length > 0 ? 'nbgpu-Square' : 'nbgpu-Chip'}
@@ -32,13 +46,12 @@ export function Hosts(): React.ReactElement {
             {rows.length > 0 ? (
               <addIcon.react tag="span" className="nbgpu-Icon" width="14px" height="14px" />
             ) : (
-              'Add one of your servers'
+              'Add a host'
             )}
           </button>
         </div>
       )}
-      {summary && rows.length > 0 && <InUse place={summary.place} />}
-      {failed && <Trouble failure={failed} onClose={() => actions.forget(hostRow('local'))} />}
+      {failed && <Trouble failure={failed} onClose={() => actions.forget(local)} />}
       {view.host && <HostForm draft={view.host} />}
       {rows.length > 0 && (
         <VirtualList
@@ -50,27 +63,6 @@ export function Hosts(): React.ReactElement {
           reveal={view.reveal}
           onRevealed={() => view.set({ reveal: null })}
         />
-      )}
-    </div>
-  );
-}
-
-/** Where pods go that name no place, and the way back to this machine. */
-function InUse({ place }: { place: string }): React.ReactElement {
-  const { actions } = useHands();
-  return (
-    <div className="nbgpu-Hosts-use" title="Pods that name no place go there">
-      <span>In use: {place === 'local' ? 'this machine' : place}</span>
-      {place !== 'local' && (
-        <button
-          type="button"
-          className="nbgpu-Chip"
-          aria-label="Use local: pods that name no place go to this machine"
-          disabled={actions.doing.has(hostRow('local'))}
-          onClick={() => void actions.use('local')}
-        >
-          use local
-        </button>
       )}
     </div>
   );

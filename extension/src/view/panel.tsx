@@ -2,6 +2,7 @@ import { ReactWidget, SidePanel } from '@jupyterlab/ui-components';
 import type { Message } from '@lumino/messaging';
 import * as React from 'react';
 import { gpuIcon } from '../icon';
+import { isHostRow } from '../model/hosts';
 import { PANEL } from '../tokens';
 import { Activity } from './activity';
 import { Hands, HandsProvider } from './context';
@@ -17,6 +18,9 @@ function section(hands: Hands, label: string, draw: React.ReactElement): ReactWi
   widget.title.label = label;
   return widget;
 }
+
+/** The share of a section with one line. */
+const LINE = 0.8;
 
 /** The side panel. It reads when it is seen for the first time. */
 export class Panel extends SidePanel {
@@ -63,21 +67,21 @@ export class Panel extends SidePanel {
     }
   }
 
-  /** Endpoints and pods are what one comes for; of what is not there one line is enough, and a form needs room. */
+  /** Endpoints and pods are what one comes for; of what is not there one line is enough, and what is worked on needs room. */
   private readonly _share = (): void => {
     const { state, view } = this._hands;
     const { endpoints = [], pods = [], hosts = [] } = state.summary ?? {};
-    const formed = view.pod !== null || view.host !== null;
-    const bare = (one: boolean, share: number): number => (one ? share : 0.8);
+    const [pod, host] = [pods.length > 0 || view.pod !== null, hosts.length > 0 || view.host !== null];
     const sizes =
-      pods.length + hosts.length === 0 && !formed
-        ? [24, 2, 2, 12]
-        : [
-            formed || endpoints.length === 0 ? 3 : 4,
-            view.pod ? 6 : bare(pods.length > 0, endpoints.length === 0 ? 6 : 4),
-            view.host ? 7 : bare(hosts.length > 0, 3),
-            formed || endpoints.length === 0 ? 2 : 3
-          ];
+      view.host || isHostRow(view.open)
+        ? [2, pod ? 3 : LINE, 8, 1]
+        : view.pod
+          ? [2, 7, host ? 2 : LINE, 1]
+          : !pod && !host
+            ? [24, 2, 2, 12]
+            : endpoints.length === 0
+              ? [3, pod ? 6 : LINE, host ? 3 : LINE, 2]
+              : [4, pod ? 4 : LINE, host ? 3 : LINE, 3];
     if (String(sizes) !== this._sizes) {
       this._sizes = String(sizes);
       (this.content as { setRelativeSizes?: (sizes: number[]) => void }).setRelativeSizes?.(sizes);

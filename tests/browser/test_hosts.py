@@ -16,6 +16,7 @@ from tests.support.waiting import until
 
 NETWORK = "network-hosts"
 NAME = "lab1"
+SECOND = "lab2"
 POD = "far"
 READY_MS = 240_000  # an environment of its own is made first
 
@@ -129,6 +130,32 @@ def test_it_is_taken_into_use_and_this_machine_again(visit: Visit) -> None:
     act(visit, "Use local: pods that name no place go to this machine").click()
     expect(row(visit).get_by_text("in use")).to_be_hidden()
     expect(visit.panel.get_by_text("1 host, in use: local")).to_be_visible()
+
+
+def test_a_jump_host_is_asked_about_first(
+    visit: Visit, server: Sshd, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with serving(Sshd(tmp_path_factory.mktemp("jump") / "server")) as jump:
+        config = visit.lab.folder / ".ssh" / "config"
+        config.parent.mkdir(mode=0o700)
+        config.write_text(
+            f"Host door\n HostName 127.0.0.1\n Port {jump.port}\n IdentityFile {jump.user_key}\n"
+        )
+        act(visit, "Add a host").click()
+        fill(visit, Address=f"127.0.0.1:{server.port}", Name=SECOND)
+        fill(visit, Jump_host="door", Key_file=server.user_key)
+        visit.page.keyboard.press("Enter")
+        act(visit, f"Accept the key of 127.0.0.1:{jump.port}").click()
+        question = form(visit).get_by_role("group", name=f"The key of 127.0.0.1:{server.port}")
+        expect(question).to_contain_text(f"the key of 127.0.0.1:{jump.port} is accepted")
+        visit.shoot("hosts-jump")
+        act(visit, f"Accept the key of 127.0.0.1:{server.port}, and add the host").click()
+        connected = f"{SECOND}, connected"
+        expect(head(visit, SECOND)).to_have_attribute("aria-label", connected, timeout=60_000)
+        visit.shoot("hosts-two")
+        act(visit, f"Remove the host {SECOND}").click()
+        visit.page.locator(".jp-Dialog").get_by_role("button", name="Remove").click()
+        expect(row(visit, SECOND)).to_be_hidden(timeout=30_000)
 
 
 def test_a_pod_is_opened_there_and_shows_in_its_row(visit: Visit) -> None:

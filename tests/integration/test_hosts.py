@@ -180,9 +180,10 @@ def test_who_watches_hears_how_a_host_is(home: PodBackend, server: Sshd) -> None
         server.stop()
         until(lambda: next(lines) == "event: state")
         beat = next(lines)
-    assert json.loads(beat.removeprefix("data:"))["endpoint_ids"] == ["lab1"]
+    assert json.loads(beat.removeprefix("data:"))["endpointIds"] == ["lab1"]
     lost = until(lambda: found if (found := seen())["state"] == "unreachable" else None)
     assert str(server.port) in lost["sentence"] and lost["nextStep"]
+    assert lost["facts"]["cpus"] > 0  # as it was last heard
     assert home.cli("host", "rm", "lab1", "--yes").returncode == 0
     assert home.get("/nbgpu/v1/changes")["summary"]["hosts"] == []
 

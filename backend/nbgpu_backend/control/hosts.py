@@ -233,7 +233,10 @@ class Hosts:
             settings = HostSettings.load(self._folder / name)
         except BadRequest as error:
             settings, status = HostSettings(name, Hop("", "")), no_tunnel(error)
-        return host_view(name, settings, status, self._there(name))
+        host = host_view(name, settings, status, self._there(name))
+        if host.facts is None and (seen := self._seen.get(name)) is not None:
+            host.facts = seen.facts
+        return host
 
     def _there(self, name: str) -> dict[str, Any]:
         rate = self._services.rate(name)

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { contact } from '../testing/samples';
 import {
-  addHostCell, askedKey, fingerprintsOf, hostComplaints, hostName, hostRequest, NO_HOST, reachedOf, suggestedHost, typed
+  addHostCell, askedKey, fingerprintsOf, hostComplaints, hostName, hostRequest, NO_HOST, printing, reachedOf, suggestedHost, typed
 } from './adding';
 
 test('a name is suggested from the address', () => {
@@ -38,6 +38,9 @@ test('keys that were shown count for one way there only', () => {
 test('the last key is asked about, and all are sent', () => {
   const met = contact(1, ['door', 'inner']);
   expect(askedKey(met)?.where).toBe('inner');
+  for (const [kind, file] of [['ssh-ed25519', 'ed25519'], ['ssh-rsa', 'rsa'], ['ecdsa-sha2-nistp256', 'ecdsa']] as const) {
+    expect(printing({ where: 'box', kind, fingerprint: '' })).toBe(`ssh-keygen -lf /etc/ssh/ssh_host_${file}_key.pub`);
+  }
   expect(fingerprintsOf(met)).toEqual(['SHA256:door', 'SHA256:inner']);
   const draft = { ...NO_HOST, target: ' ada@inner ', keyFile: '~/key', jump: 'door', rate: '0.5' };
   expect(hostRequest(draft, ['local'], met)).toEqual({

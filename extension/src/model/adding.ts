@@ -77,6 +77,12 @@ export function askedKey({ keys }: Contact): ShownKey | undefined {
   return keys[keys.length - 1];
 }
 
+/** What prints the fingerprint of a key on the machine itself. */
+export function printing({ kind }: ShownKey): string {
+  const type = kind.startsWith('ecdsa') ? 'ecdsa' : kind.replace(/^ssh-/, '');
+  return `ssh-keygen -lf /etc/ssh/ssh_host_${type}_key.pub`;
+}
+
 /** Of all keys that were shown, which a person accepts with the last of them. */
 export function fingerprintsOf({ keys }: Contact): string[] {
   return keys.map(key => key.fingerprint);

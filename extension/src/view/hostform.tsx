@@ -3,7 +3,8 @@ import * as React from 'react';
 import { Failure, failure } from '../api/problem';
 import type { Contact } from '../api/schema';
 import {
-  addHostCell, askedKey, fingerprintsOf, hostComplaints, HostDraft, HostField, hostName, hostRequest, reachedOf, typed
+  addHostCell, askedKey, fingerprintsOf, hostComplaints, HostDraft, HostField, hostName, hostRequest, printing, reachedOf,
+  typed
 } from '../model/adding';
 import { hostRow } from '../model/hosts';
 import { useHands } from './context';
@@ -122,7 +123,7 @@ export function HostForm({ draft }: { draft: HostDraft }): React.ReactElement {
           <code className="nbgpu-Secret-text">{asked.fingerprint}</code>
           <p>Is that its key?</p>
           <p className="nbgpu-Label">
-            On it, this says so: <code>ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub</code>
+            That machine itself shows it with: <code>{printing(asked)}</code>
           </p>
         </div>
       )}

@@ -13,6 +13,7 @@ from typing import Any
 from nbgpu_backend.schema.changes import Changes
 from nbgpu_backend.schema.common import Model, Problem
 from nbgpu_backend.schema.endpoints import Endpoint
+from nbgpu_backend.schema.hosts import Contact
 from nbgpu_backend.schema.keys import KeyList, NewKey
 from nbgpu_backend.schema.pods import Pod, VolumeList
 from nbgpu_backend.schema.summary import Settings, Why
@@ -20,7 +21,7 @@ from pydantic.json_schema import models_json_schema
 
 TARGET = Path(__file__).resolve().parents[1] / "src" / "api" / "schema.ts"
 ANSWERS: tuple[type[Model], ...] = (
-    Changes, Problem, Endpoint, KeyList, NewKey, Pod, Settings, VolumeList, Why,
+    Changes, Contact, Problem, Endpoint, KeyList, NewKey, Pod, Settings, VolumeList, Why,
 )  # fmt: skip
 HEAD = "// Written by scripts/schema.py from nbgpu_backend.schema: do not edit.\n"
 SIMPLE = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}  # fmt: skip

@@ -53,5 +53,6 @@ export const Commands = {
   openPod: 'nbgpu:pod-open',
   podNotebook: 'nbgpu:pod-notebook',
   podTerminal: 'nbgpu:pod-terminal',
+  addHost: 'nbgpu:host-add',
   insert: 'nbgpu:insert-cell'
 } as const;

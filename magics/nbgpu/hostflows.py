@@ -21,6 +21,7 @@ def host(
     name: str,
     target: str,
     key: str | None,
+    jump: str | None,
     fingerprint: str | None,
     rate: str | None,
     sure: bool,
@@ -29,7 +30,7 @@ def host(
     if action == "ls":
         return HostListing(client.send(Call("GET", HOSTS, "HostList")))
     if action == "add":
-        return _add(context, name, target, key, fingerprint, rate, sure)
+        return _add(context, name, target, key, jump, fingerprint, rate, sure)
     if action == "show":
         return HostView(client.send(Call("GET", path, "Host", about=name)))
     if action == "check":
@@ -48,12 +49,17 @@ def _add(
     name: str,
     target: str,
     key: str | None,
+    jump: str | None,
     fingerprint: str | None,
     rate: str | None,
     sure: bool,
 ) -> object:
     client = context.client
-    asked: dict[str, Any] = {"target": target, **({"keyFile": key} if key else {})}
+    asked: dict[str, Any] = {
+        "target": target,
+        **({"keyFile": key} if key else {}),
+        **({"jump": jump} if jump else {}),
+    }
     accepted: list[str] = []
     while True:  # each jump host before what lies behind it
         body = {**asked, "fingerprints": accepted}

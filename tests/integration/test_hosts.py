@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.pods import PodBackend
 from tests.support.ssh_pods import share_engines
 from tests.support.sshd import Sshd, keygen, serving
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -157,4 +160,41 @@ def test_nothing_behind_a_jump_host_is_asked_for_before_its_key_is_accepted(
         assert wrong["more"] and len(wrong["keys"]) == 1
         added = home.cli("host", "add", "lab1", "inner", "--yes")
         assert added.returncode == 0, added.stderr
+        through = (*target(server), "--jump", "door", "--yes")
+        added = home.cli("host", "add", "lab2", *through)
+        assert added.returncode == 0, added.stderr
+        assert jump.log().count("Accepted publickey") >= 4
         assert home.cli("host", "rm", "lab1", "--yes").returncode == 0
+
+
+def test_who_watches_hears_how_a_host_is(home: PodBackend, server: Sshd) -> None:
+    def seen() -> dict[str, Any]:
+        found: dict[str, Any] = home.get("/nbgpu/v1/changes")["summary"]["hosts"][0]
+        return found
+
+    assert home.cli("host", "add", "lab1", *target(server), "--yes").returncode == 0
+    assert (seen()["state"], seen()["priced"]) == ("connected", False)
+    with home.client() as http, http.stream("GET", "/nbgpu/v1/events", timeout=30) as events:
+        lines = events.iter_lines()
+        assert next(lines) == ": connected"
+        server.stop()
+        until(lambda: next(lines) == "event: state")
+        beat = next(lines)
+    assert json.loads(beat.removeprefix("data:"))["endpointIds"] == ["lab1"]
+    lost = until(lambda: found if (found := seen())["state"] == "unreachable" else None)
+    assert str(server.port) in lost["sentence"] and lost["nextStep"]
+    assert lost["facts"]["cpus"] > 0  # as it was last heard
+    assert home.cli("host", "rm", "lab1", "--yes").returncode == 0
+    assert home.get("/nbgpu/v1/changes")["summary"]["hosts"] == []
+
+
+def test_a_host_whose_settings_cannot_be_read_is_told_and_removed(
+    home: PodBackend, server: Sshd
+) -> None:
+    assert home.cli("host", "add", "lab1", *target(server), "--yes").returncode == 0
+    (home.home.hosts / "lab1" / "host.json").write_text("{")
+    home.shutdown(everything=False)
+    home.start()
+    (row,) = home.get("/nbgpu/v1/changes")["summary"]["hosts"]
+    assert row["state"] == "stopped" and "cannot be read" in row["sentence"]
+    assert home.cli("host", "rm", "lab1", "--yes").returncode == 0

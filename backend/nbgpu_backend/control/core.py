@@ -57,7 +57,6 @@ log = logging.getLogger(__name__)
 
 ALIVE_S = 5.0  # how exact an estimated end is
 LAG_S = 0.5
-WATCH_S = 2.0
 PRUNE_S, DROP_S = 3600.0, 60.0
 USES_S = 30.0  # how exact the last use of a key is after a crash
 ORPHAN_GRACE_S = 60.0
@@ -73,7 +72,7 @@ class Core:
         self.services = services
         self.endpoints = Endpoints(services)
         self.pods = Pods(services, lambda name: self.endpoints.find(name) is not None)
-        self.hosts = Hosts(services, self.pods)
+        self.hosts = Hosts(services, self.pods, self.endpoints)
         self.endpoints.others = lambda name: self.pods.find(name) is not None
         self.orphans: dict[str, Observed] = {}
         self.streams: set[Callable[[], None]] = set()  # each ends one stream of events
@@ -148,7 +147,7 @@ class Core:
             self._sweep_files(),
             self._look_late(),
             self._each_site(MEASURE_S, _measured),
-            self._each_site(WATCH_S, _looked_for),
+            self.hosts.watch(),
             self._store_uses(),
         ):
             self._tasks.append(asyncio.create_task(_forever(work)))
@@ -473,11 +472,6 @@ class Core:
 async def _measured(site: Site) -> None:
     with contextlib.suppress(OSError):  # the folder of a host that was removed meanwhile
         await site.memory.measure()
-
-
-async def _looked_for(site: Site) -> None:
-    with contextlib.suppress(NbgpuError, OSError):
-        await site.look()
 
 
 async def _forever(work: Awaitable[None]) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,11 @@ from sqlalchemy import Connection, select
 from sqlalchemy.dialects.sqlite import insert
 
 import nbgpu_backend
+from nbgpu_backend.billing.rates import UNSET
+from nbgpu_backend.control.endpoints import Endpoints
+from nbgpu_backend.control.host_views import findings, host_view, no_tunnel, offset_ms
 from nbgpu_backend.control.pods import Pods
 from nbgpu_backend.control.services import Services
-from nbgpu_backend.control.wording import size
 from nbgpu_backend.domain.placement import LOCAL
 from nbgpu_backend.domain.pricing import plain
 from nbgpu_backend.errors import BadRequest, Conflict, DiskError, NbgpuError, NotFound
@@ -25,7 +26,7 @@ from nbgpu_backend.providers.ssh import supplies
 from nbgpu_backend.providers.ssh.contact import fingerprint, pin, resolve
 from nbgpu_backend.providers.ssh.errors import HostKeyChanged
 from nbgpu_backend.providers.ssh.link import Link
-from nbgpu_backend.providers.ssh.settings import Hop, HostSettings, fingerprint_of
+from nbgpu_backend.providers.ssh.settings import Hop, HostSettings
 from nbgpu_backend.schema import hosts as schema
 from nbgpu_backend.store.state import Draft
 from nbgpu_backend.store.tables import settings as stored
@@ -33,15 +34,17 @@ from nbgpu_backend.store.tables import settings as stored
 USED = "place"  # the key of that setting
 CONNECT_S = 60.0  # for the first time: the code is copied
 TRIES, AGAIN_S = 20, 0.1
-CLOCK_MS = 5000.0  # a difference that would spoil what is judged by the clock
+LOOK_S = 2.0  # between looks at what the tunnels, which are on this machine, say
 
 
 class Hosts:
-    def __init__(self, services: Services, pods: Pods) -> None:
+    def __init__(self, services: Services, pods: Pods, endpoints: Endpoints) -> None:
         self._services = services
         self._pods = pods
+        self._endpoints = endpoints
         self._folder = services.home.hosts
         self._adding: set[str] = set()
+        self._seen: dict[str, schema.Host] = {}  # as each was last seen
 
     def load(self) -> None:
         """Before pods are: each host is a place. A newer nbgpu has other code to copy."""
@@ -53,6 +56,7 @@ class Hosts:
             except (OSError, ValueError):
                 pass  # its tunnel says what is wrong with the file
             self._services.sites.add(name)
+            self._see(self._view(name, {"state": "connecting"}))
 
     def names(self) -> list[str]:
         return sorted(path.parent.name for path in self._folder.glob("*/host.json"))
@@ -62,9 +66,7 @@ class Hosts:
 
         Raises BadRequest, HostUnreachable, and for jump hosts what a login raises.
         """
-        settings, keys = await asyncio.to_thread(
-            _meet, asked.target, asked.key_file, asked.fingerprints
-        )
+        settings, keys = await asyncio.to_thread(_meet, asked)
         target = settings.target
         return schema.Contact(
             user=target.user,
@@ -90,9 +92,7 @@ class Hosts:
 
     async def _add(self, name: str, wanted: schema.AddHost) -> None:
         services = self._services
-        settings, keys = await asyncio.to_thread(
-            _meet, wanted.target, wanted.key_file, wanted.fingerprints
-        )
+        settings, keys = await asyncio.to_thread(_meet, wanted)
         shown = [print_ for _, _, print_, _ in keys]
         if shown != wanted.fingerprints or len(keys) <= len(settings.jump):
             where = keys[-1][0]
@@ -120,18 +120,30 @@ class Hosts:
     async def listing(self) -> schema.HostList:
         return schema.HostList(hosts=list(await asyncio.gather(*map(self.show, self.names()))))
 
+    def rows(self) -> list[schema.Host]:
+        """All, as they were last seen; what is there and its price, as of now."""
+        return [
+            host.model_copy(update=self._there(name)) for name, host in sorted(self._seen.items())
+        ]
+
+    async def watch(self) -> None:
+        """For ever. Who watches is told when a tunnel says something else of its host."""
+        while True:
+            await asyncio.gather(*map(self._look, set(self.names()) - self._adding))
+            await asyncio.sleep(LOOK_S)
+
     async def show(self, name: str) -> schema.Host:
         """As its tunnel knows it; a host that is not heard is not waited for. Raises NotFound."""
         link = self._link(name)
-        return self._view(name, await link.status())
+        return self._see(self._view(name, await link.status()))
 
     async def check(self, name: str) -> schema.Host:
         """Ask it anew, and say what it lacks. Raises what keeps it from being reached."""
         link = self._link(name)
         facts = await link.hello(patience_s=CONNECT_S)
         status = {**await link.status(), "facts": facts}
-        findings = _findings(facts, _offset_ms(status))
-        return self._view(name, status).model_copy(update={"findings": findings})
+        found = findings(facts, offset_ms(status))
+        return self._view(name, status).model_copy(update={"findings": found})
 
     async def reconnect(self, name: str) -> schema.Host:
         """Try now, also after a refusal."""
@@ -139,18 +151,19 @@ class Hosts:
         return await self.show(name)
 
     async def remove(self, name: str) -> None:
-        """Raises Conflict while it has pods."""
+        """Raises Conflict while it has pods, or endpoints that run nowhere else."""
         link = self._link(name)
-        if pods := self._on(name):
+        if there := [*self._on(name), *self._served(name)]:
             raise Conflict(
-                f"{name} has the pods {', '.join(pods)}.",
-                f"Delete them first: nbgpu delete {pods[0]}",
+                f"{name} is where {', '.join(there)} {'runs' if len(there) == 1 else 'run'}.",
+                f"Delete that first: nbgpu delete {there[0]}",
                 code="host_in_use",
             )
         if await self.place() == name:
             await self.use(LOCAL)
         self._services.sites.remove(name)
         await self._forget(link, self._folder / name)
+        self._seen.pop(name, None)
         draft = Draft(self._services.clock.now(), "host.removed", f"The host {name} is removed")
         await self._services.state.commit(None, draft)
 
@@ -195,6 +208,15 @@ class Hosts:
     def _on(self, name: str) -> list[str]:
         return [control.name for control in self._pods.all() if control.site.name == name]
 
+    def _served(self, name: str) -> list[str]:
+        """Names of endpoints that have workers there, or can have them there only."""
+        return [
+            control.name
+            for control in self._endpoints.all()
+            if control.stock.places() == [name]
+            or any(worker.site.name == name for worker in control.live_workers())
+        ]
+
     async def _forget(self, link: Link, folder: Path) -> None:
         for _ in range(TRIES):  # somebody who asked in between has started its tunnel again
             with contextlib.suppress(NbgpuError, OSError):
@@ -204,21 +226,40 @@ class Hosts:
                 return
             await asyncio.sleep(AGAIN_S)
 
+    async def _look(self, name: str) -> None:
+        try:
+            if (site := self._services.sites.find(name)) is not None:
+                await site.look()
+            await self.show(name)
+        except NbgpuError as error:
+            self._see(self._view(name, no_tunnel(error)))
+        except OSError:
+            pass  # it was removed meanwhile
+
+    def _see(self, host: schema.Host) -> schema.Host:
+        if host != self._seen.get(host.name) and host.name in self.names():
+            self._seen[host.name] = host
+            self._services.pulse.touch(host.name)
+        return host
+
     def _view(self, name: str, status: dict[str, Any]) -> schema.Host:
-        settings = HostSettings.load(self._folder / name)
-        return schema.Host(
-            name=name,
-            user=settings.target.user,
-            address=settings.target.address,
-            port=settings.target.port,
-            fingerprint=fingerprint_of(settings.target),
-            state=status["state"],
-            since_us=status.get("since_us"),
-            sentence=str(status.get("sentence") or ""),
-            facts=_facts(status.get("facts"), _offset_ms(status)),
-            pods=self._on(name),
-            rate_per_hour=plain(self._services.rate(name).per_hour),
-        )
+        try:
+            settings = HostSettings.load(self._folder / name)
+        except BadRequest as error:
+            settings, status = HostSettings(name, Hop("", "")), no_tunnel(error)
+        host = host_view(name, settings, status, self._there(name))
+        if host.facts is None and (seen := self._seen.get(name)) is not None:
+            host.facts = seen.facts
+        return host
+
+    def _there(self, name: str) -> dict[str, Any]:
+        rate = self._services.rate(name)
+        return {
+            "pods": self._on(name),
+            "endpoints": self._served(name),
+            "rate_per_hour": plain(rate.per_hour),
+            "priced": rate.source != UNSET,
+        }
 
 
 def _gone(folder: Path) -> bool:
@@ -236,16 +277,19 @@ def code() -> dict[str, str]:
 
 
 def _meet(
-    target: str, key_file: str | None, accepted: Sequence[str]
+    asked: schema.AskContact | schema.AddHost,
 ) -> tuple[HostSettings, list[tuple[str, str, str, str]]]:
     """The settings, and (where, kind, fingerprint, line for known_hosts) of each hop, up to the first
     whose key is not the accepted one: what lies behind it is not asked for through it. Blocks."""
-    settings = resolve(target)
-    if key_file is not None:
-        path = Path(key_file).expanduser()
+    settings, accepted = resolve(asked.target), asked.fingerprints
+    if asked.key_file is not None:
+        path = Path(asked.key_file).expanduser()
         if not path.is_file():
             raise BadRequest(f"There is no key file {path}.", "Correct --key.")
         settings = replace(settings, target=replace(settings.target, key_file=str(path)))
+    if asked.jump is not None:
+        through = resolve(asked.jump)
+        settings = replace(settings, jump=(*through.jump, through.target))
     before: list[Hop] = []
     keys = []
     for number, hop in enumerate((*settings.jump, settings.target)):
@@ -273,69 +317,3 @@ def _write(path: Path, settings: dict[str, Any]) -> None:
     fresh.write_text(json.dumps(settings, indent=1))
     fresh.chmod(0o600)
     fresh.rename(path)
-
-
-def _offset_ms(status: dict[str, Any]) -> float:
-    """What its clock is ahead of ours, as it was measured when the link was made."""
-    return round(float(status.get("clock_offset_us", 0)) / 1000, 1)
-
-
-def _facts(said: dict[str, Any] | None, offset_ms: float) -> schema.HostFacts | None:
-    if not said:
-        return None
-    return schema.HostFacts(
-        hostname=said["hostname"],
-        python=said["python"],
-        cpus=said["cpus"],
-        memory=said["memory"],
-        memory_available=said["memory_available"],
-        disk_free=said["disk_free"],
-        gpus=[str(gpu["name"]) for gpu in said.get("gpus") or ()],
-        clock_offset_ms=offset_ms,
-    )
-
-
-def _findings(facts: dict[str, Any], offset_ms: float) -> Sequence[schema.Finding]:
-    found = [
-        schema.Finding(what="Python", good=True, text=facts["python"]),
-        schema.Finding(
-            what="memory", good=True,
-            text=f"{size(facts['memory_available'])} of {size(facts['memory'])} are free",
-        ),
-        schema.Finding(
-            what="disk", good=facts["disk_free"] > 2e9, text=f"{size(facts['disk_free'])} are free",
-            advice="" if facts["disk_free"] > 2e9 else "Free some: an environment takes 0.2 GB and more.",
-        ),
-    ]  # fmt: skip
-    gpus, tools = ", ".join(str(gpu["name"]) for gpu in facts.get("gpus") or ()), facts["tools"]
-    found.append(
-        schema.Finding(
-            what="GPUs", good=bool(gpus), text=gpus or f"none ({facts.get('gpus_why') or 'none seen'})",
-            advice="" if gpus else "Where it has some: install NVIDIA's driver, which brings nvidia-smi.",
-        )
-    )  # fmt: skip
-    why = tools.get("venv")
-    found.append(
-        schema.Finding(
-            what="venv", good=why is None, text="Python makes environments" if why is None
-            else f"Python makes no environments: {why}",
-            advice="" if why is None else "On Debian: apt install python3-venv.",
-        )
-    )  # fmt: skip
-    why = tools.get("bwrap")
-    found.append(
-        schema.Finding(
-            what="sandbox", good=why is None,
-            text="bubblewrap works" if why is None else f"bubblewrap does not work: {why}",
-            advice="" if why is None
-            else "On Debian: apt install bubblewrap. Until then pods run as that user.",
-        )
-    )  # fmt: skip
-    late = abs(offset_ms) > CLOCK_MS
-    found.append(
-        schema.Finding(
-            what="clock", good=not late, text=f"{abs(offset_ms) / 1000:.1f} s {'ahead' if offset_ms > 0 else 'behind'}",
-            advice="Set it (timedatectl set-ntp true): a pod's --until is judged by it." if late else "",
-        )
-    )  # fmt: skip
-    return found

@@ -24,5 +24,7 @@ async def summary_of(core: Core) -> Summary:
         ],
         endpoints=rows,
         pods=pods,
+        hosts=core.hosts.rows(),
+        place=await core.hosts.place(),
         orphans=[Orphan(name=seen.name, pid=seen.pid) for seen in core.orphans.values()],
     )

@@ -183,6 +183,7 @@ def worker_row(worker: WorkerControl, services: Services, now: int) -> WorkerRow
     return WorkerRow(
         id=worker.id, pid=record.pid, port=record.port, state=worker.state, tier=record.tier,
         reason=worker.reason.text, since_us=worker.reason.since_us, held=worker.held, gpu=record.gpu,
+        place=record.provider, rate_per_hour=plain(account.rate.per_hour if account else worker.rate.per_hour),
         cost_so_far=plain(account.amount(now)) if account else "0",
     )  # fmt: skip
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from nbgpu_backend.schema.common import Micros, Model
 
 
@@ -29,4 +31,4 @@ class Beat(Model):
     a progress differs from what was last shown."""
 
     kind: Literal["requests", "state"]
-    endpoint_ids: list[str]
+    endpoint_ids: list[str] = Field(description="also of pods; a host by its name")

@@ -13,10 +13,11 @@ LinkState = Literal["stopped", "connecting", "connected", "unreachable", "refuse
 
 
 class AskContact(Request):
-    """`target` is [user@]host[:port], or a name of ~/.ssh/config."""
+    """`target` and `jump` are [user@]host[:port], or a name of ~/.ssh/config."""
 
     target: str
     key_file: str | None = None
+    jump: str | None = Field(None, description="a host to go through, instead of those of ssh")
     fingerprints: list[str] = Field([], description="of keys that were accepted, in order of hops")
 
 
@@ -47,6 +48,7 @@ class AddHost(Request):
     name: HostName
     target: str
     key_file: str | None = None
+    jump: str | None = None
     fingerprints: list[str] = Field(min_length=1)
     rate: str | None = Field(None, description="dollars an hour")
 
@@ -81,10 +83,15 @@ class Host(Model):
     fingerprint: str | None
     state: LinkState
     since_us: Micros | None
-    sentence: str
+    sentence: str = Field(description="why it is not connected")
+    next_step: str = ""
     facts: HostFacts | None
     pods: list[str] = Field(description="names of those that are there")
-    rate_per_hour: Dollars
+    endpoints: list[str] = Field(
+        [], description="names of those that have workers there, or can have them there only"
+    )
+    rate_per_hour: Dollars = Field(description="of each worker or pod there")
+    priced: bool = Field(False, description="that rate was set")
     findings: list[Finding] = Field([], description="of a check")
 
 

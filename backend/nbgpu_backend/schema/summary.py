@@ -8,6 +8,7 @@ from pydantic import Field
 
 from nbgpu_backend.schema.common import Dollars, Micros, Model, Reason, Request
 from nbgpu_backend.schema.endpoints import Phase
+from nbgpu_backend.schema.hosts import Host
 from nbgpu_backend.schema.pods import PodRow
 
 
@@ -21,6 +22,8 @@ class WorkerRow(Model):
     since_us: Micros = Field(0, description="in this state")
     held: int = 0
     gpu: str | None = None
+    place: str = "local"
+    rate_per_hour: Dollars = "0"
     cost_so_far: Dollars = "0"
 
 
@@ -68,6 +71,8 @@ class Summary(Model):
     idle_but_billing: list[str] = Field(description="names of endpoints and pods")
     endpoints: list[EndpointRow]
     pods: list[PodRow] = []
+    hosts: list[Host] = []
+    place: str = Field("local", description="where pods go that name no place")
     orphans: list[Orphan] = []
 
 

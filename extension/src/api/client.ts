@@ -3,7 +3,7 @@ import { ServerConnection } from '@jupyterlab/services';
 import { Piece, pieces } from './answer';
 import { Failure, failure, ofResponse } from './problem';
 import type {
-  Changes, Endpoint, Key, KeyList, NewKey, Pod, Settings, Volume, VolumeList, WorkerLimits, Why
+  Changes, Contact, Endpoint, Host, Key, KeyList, NewKey, Pod, Settings, Volume, VolumeList, WorkerLimits, Why
 } from './schema';
 
 /** What a deploy asks for: the part of a create request that the panel sets. */
@@ -40,6 +40,23 @@ export interface OpenPod {
     /** the name of a network volume, made if it is not there */
     volume?: string;
   };
+}
+
+/** How an own server is reached; both are `[user@]host[:port]`, or a name of ~/.ssh/config. */
+export interface Reached {
+  target: string;
+  keyFile?: string;
+  /** a host to go through */
+  jump?: string;
+}
+
+/** A host that is asked for. */
+export interface NewHost extends Reached {
+  name: string;
+  /** of the keys that were accepted, in order of hops */
+  fingerprints: readonly string[];
+  /** dollars an hour */
+  rate?: string;
 }
 
 export interface Question {
@@ -128,6 +145,31 @@ export class Client {
 
   async settings(): Promise<Settings> {
     return (await this._json('GET', 'nbgpu/v1/settings')) as Settings;
+  }
+
+  /** The keys that it and those before it show, up to the first that is not among the accepted ones. */
+  async meet(reached: Reached, fingerprints: readonly string[]): Promise<Contact> {
+    return (await this._json('POST', 'nbgpu/v1/hosts/contact', { ...reached, fingerprints })) as Contact;
+  }
+
+  /** It is logged in to before this returns. */
+  async addHost(host: NewHost): Promise<Host> {
+    return (await this._json('POST', 'nbgpu/v1/hosts', host)) as Host;
+  }
+
+  /** `check`: it is asked anew, and says what it lacks. */
+  async actHost(name: string, action: 'check' | 'reconnect'): Promise<Host> {
+    return (await this._json('POST', `nbgpu/v1/hosts/${encodeURIComponent(name)}/${action}`, {})) as Host;
+  }
+
+  /** What was made there stays on its disk. */
+  async removeHost(name: string): Promise<void> {
+    await this._send('DELETE', `nbgpu/v1/hosts/${encodeURIComponent(name)}`);
+  }
+
+  /** Pods that name no place go there from now on. */
+  async use(place: string): Promise<Settings> {
+    return (await this._json('PATCH', 'nbgpu/v1/settings', { place })) as Settings;
   }
 
   /** Those in force of an endpoint, in the order in which they were made. */

@@ -22,6 +22,15 @@ export interface Changes {
   summary: Summary;
 }
 
+/** Whom one would log in to, and the keys that they show; the target's is the last. */
+export interface Contact {
+  user: string;
+  address: string;
+  port: number;
+  keys: ShownKey[];
+  more: boolean;
+}
+
 export interface Endpoint {
   id: string;
   name: string;
@@ -142,6 +151,14 @@ export interface Fetch {
   error: string | null;
 }
 
+/** `advice` is what to do where it is not `good`. */
+export interface Finding {
+  what: string;
+  good: boolean;
+  text: string;
+  advice: string;
+}
+
 /** Percent. */
 export interface Gauge {
   util: number;
@@ -154,6 +171,42 @@ export interface GlobalNetworking {
 export interface GpuGauge {
   util: number;
   memoryUtil: number;
+}
+
+export interface Host {
+  name: string;
+  user: string;
+  address: string;
+  port: number;
+  fingerprint: string | null;
+  state: 'stopped' | 'connecting' | 'connected' | 'unreachable' | 'refused';
+  sinceUs: number | null;
+  /** why it is not connected */
+  sentence: string;
+  nextStep: string;
+  facts: HostFacts | null;
+  /** names of those that are there */
+  pods: string[];
+  /** names of those that have workers there, or can have them there only */
+  endpoints: string[];
+  /** of each worker or pod there */
+  ratePerHour: string;
+  /** that rate was set */
+  priced: boolean;
+  /** of a check */
+  findings: Finding[];
+}
+
+/** As it was last heard. */
+export interface HostFacts {
+  hostname: string;
+  python: string;
+  cpus: number;
+  memory: number;
+  memoryAvailable: number;
+  diskFree: number;
+  gpus: string[];
+  clockOffsetMs: number;
 }
 
 /** `generation` grows by one with each process of it. */
@@ -542,6 +595,13 @@ export interface Settings {
   place: string;
 }
 
+/** `fingerprint` as ssh-keygen prints it. */
+export interface ShownKey {
+  where: string;
+  kind: string;
+  fingerprint: string;
+}
+
 /** What came first in the order of choice and was not taken. */
 export interface SkippedPlace {
   what: string;
@@ -560,6 +620,9 @@ export interface Summary {
   idleButBilling: string[];
   endpoints: EndpointRow[];
   pods: PodRow[];
+  hosts: Host[];
+  /** where pods go that name no place */
+  place: string;
   orphans: Orphan[];
 }
 
@@ -673,6 +736,9 @@ export interface WorkerRow {
   sinceUs: number;
   held: number;
   gpu: string | null;
+  place: string;
+  /** decimal text, US dollars */
+  ratePerHour: string;
   /** decimal text, US dollars */
   costSoFar: string;
 }

@@ -1,22 +1,29 @@
 import { ISignal, Signal } from '@lumino/signaling';
-import type { Client, Deploy, Limits, OpenPod } from '../api/client';
+import type { Client, Deploy, Limits, NewHost, OpenPod } from '../api/client';
 import { Failure, failure } from '../api/problem';
+import type { Finding } from '../api/schema';
+import { hostRow } from './hosts';
 import type { State } from './state';
 
-export type Doing = 'stopping' | 'starting' | 'deleting' | 'warming' | 'cooling' | 'extending';
+export type Doing =
+  | 'stopping' | 'starting' | 'deleting' | 'warming' | 'cooling' | 'extending'
+  | 'checking' | 'reconnecting' | 'removing' | 'taking into use';
 
 /** Stops that run at one time: each may wait for a worker to end. */
 const AT_ONCE = 4;
 
-/** What can be done to endpoints and pods, what is being done, and what failed: their names are of one space. */
+/** What can be done to endpoints, pods and hosts, what is being done, and what failed, by the name of the row. */
 export class Actions {
   readonly doing = new Map<string, Doing>();
   readonly failed = new Map<string, Failure>();
+  /** What the last check of a host found, by its name. */
+  readonly found = new Map<string, readonly Finding[]>();
 
   constructor(
     private readonly _client: Pick<
       Client,
       'act' | 'create' | 'remove' | 'scale' | 'warm' | 'openPod' | 'actPod' | 'removePod' | 'extend'
+      | 'addHost' | 'actHost' | 'removeHost' | 'use'
     >,
     private readonly _state: Pick<State, 'refresh'>
   ) {}
@@ -84,9 +91,44 @@ export class Actions {
     return this._do(name, 'extending', () => this._client.extend(name, seconds));
   }
 
+  /** Throws a Failure. */
+  async addHost(host: NewHost): Promise<void> {
+    await this._then(this._client.addHost(host));
+  }
+
+  checkHost(name: string): Promise<void> {
+    this.found.delete(name);
+    return this._do(hostRow(name), 'checking', async () => {
+      this.found.set(name, (await this._client.actHost(name, 'check')).findings);
+    });
+  }
+
+  reconnectHost(name: string): Promise<void> {
+    return this._do(hostRow(name), 'reconnecting', () => this._client.actHost(name, 'reconnect'));
+  }
+
+  removeHost(name: string): Promise<void> {
+    return this._do(hostRow(name), 'removing', async () => {
+      await this._client.removeHost(name);
+      this.found.delete(name);
+    });
+  }
+
+  /** Pods that name no place go there from now on. */
+  use(place: string): Promise<void> {
+    return this._do(hostRow(place), 'taking into use', () => this._client.use(place));
+  }
+
   /** The person has read what failed. */
   forget(name: string): void {
     if (this.failed.delete(name)) {
+      this._changed.emit();
+    }
+  }
+
+  /** The same of what a check of a host found. */
+  forgetFound(name: string): void {
+    if (this.found.delete(name)) {
       this._changed.emit();
     }
   }

@@ -15,6 +15,8 @@ const IDLE_S = 1800;
 /** The form that opens a pod, as it is typed; `name` is null until it is: one is suggested then. */
 export interface PodDraft {
   name: string | null;
+  /** null until it is chosen: the place that is in use */
+  on: string | null;
   hardware: 'cpu' | 'gpu';
   processors: string;
   /** `H100, A100` or `any:2` */
@@ -30,7 +32,7 @@ export interface PodDraft {
 }
 
 export const NO_POD: PodDraft = {
-  name: null, hardware: 'cpu', processors: '1', gpus: 'any', idle: '30m', until: '', requirements: '', volume: ''
+  name: null, on: null, hardware: 'cpu', processors: '1', gpus: 'any', idle: '30m', until: '', requirements: '', volume: ''
 };
 
 export type PodField = keyof PodDraft;
@@ -100,9 +102,12 @@ export function requirementsOf(text: string): string[] {
   return text.split(/\r?\n/).map(line => line.trim()).filter(line => line && !line.startsWith('#'));
 }
 
-/** The request for a draft without mistakes. `nowUs` is the backend's time, `requirements` what the file holds. */
+/**
+ * The request for a draft without mistakes. `nowUs` is the backend's time, `requirements` what the file holds,
+ * `used` the place of those that name none.
+ */
 export function openRequest(
-  draft: PodDraft, taken: readonly string[], nowUs: number, requirements: readonly string[]
+  draft: PodDraft, taken: readonly string[], nowUs: number, requirements: readonly string[], used = 'local'
 ): OpenPod {
   const gpu = draft.hardware === 'gpu' ? gpusOf(draft.gpus) : null;
   const processors = Number(draft.processors);
@@ -112,7 +117,7 @@ export function openRequest(
     name: podName(draft, taken),
     ...(gpu ? { gpu } : { cpu: { vcpuCount: processors } }),
     nbgpu: {
-      place: { on: 'local', cpu: gpu ? null : processors, gpu: gpu?.ids ?? [] },
+      place: { on: draft.on ?? used, cpu: gpu ? null : processors, gpu: gpu?.ids ?? [] },
       limits: {
         idleStopS: draft.idle.trim() === 'never' ? null : seconds(draft.idle),
         ...(until === null ? {} : { untilUs: Math.round(nowUs) + until * 1_000_000 })
@@ -129,6 +134,7 @@ function openValues(draft: PodDraft, taken: readonly string[]): Values {
   const until = draft.until.trim() ? seconds(draft.until) : null;
   return {
     name: podName(draft, taken),
+    '--on': draft.on,
     ...(draft.hardware === 'gpu'
       ? { '--gpu': (gpus?.ids ?? []).map(id => ((gpus?.count ?? 1) > 1 ? `${id}:${gpus?.count ?? 1}` : id)) }
       : { '--cpu': Number(draft.processors) }),

@@ -1,6 +1,6 @@
 import { ISignal, Signal } from '@lumino/signaling';
 import { Failure, failure } from '../api/problem';
-import type { Changes, EndpointRow, Event, PodRow, Summary } from '../api/schema';
+import type { Changes, EndpointRow, Event, Host, PodRow, Summary } from '../api/schema';
 
 /** What the event bus says: something changed, and up to which number. */
 export interface Wake {
@@ -72,6 +72,10 @@ export class State {
 
   pod(name: string): PodRow | undefined {
     return this.summary?.pods.find(row => row.name === name);
+  }
+
+  host(name: string): Host | undefined {
+    return this.summary?.hosts.find(row => row.name === name);
   }
 
   /** The names that are taken: pods and endpoints share one space. */

@@ -1,11 +1,12 @@
 import { ISignal, Signal } from '@lumino/signaling';
+import { HostDraft, NO_HOST } from './adding';
 import { Draft, EMPTY } from './deployment';
 import type { KeysShown } from './keys';
 import { NO_POD, PodDraft } from './opening';
 import type { Sort } from './order';
 import type { ScaleDraft } from './scaling';
 
-/** What the person has set the panel to; the names are of endpoints and pods, which share one space. */
+/** What the person has set the panel to; the names are of endpoints and pods, which share one space, and `host:lab1`. */
 export class View {
   search = '';
   sort: Sort = 'cost';
@@ -22,6 +23,8 @@ export class View {
   keys: KeysShown | null = null;
   /** The form that opens a pod, null while it is closed. */
   pod: PodDraft | null = null;
+  /** The form that adds a host, null while it is closed. */
+  host: HostDraft | null = null;
   /** The pod whose events are shown in its open row. */
   events: string | null = null;
   /** What is asked why about in the open row: its name, or a worker's id. */
@@ -33,7 +36,7 @@ export class View {
     return this._changed;
   }
 
-  set(what: Partial<Pick<View, 'search' | 'sort' | 'open' | 'reveal' | 'draft' | 'scaling' | 'keys' | 'pod' | 'events' | 'why'>>): void {
+  set(what: Partial<Pick<View, 'search' | 'sort' | 'open' | 'reveal' | 'draft' | 'scaling' | 'keys' | 'pod' | 'host' | 'events' | 'why'>>): void {
     Object.assign(this, what);
     this._changed.emit();
   }
@@ -55,6 +58,11 @@ export class View {
   /** Of the form that opens a pod. */
   repod(change: Partial<PodDraft>): void {
     this.set({ pod: { ...(this.pod ?? NO_POD), ...change } });
+  }
+
+  /** Of the form that adds a host. */
+  rehost(change: Partial<HostDraft>): void {
+    this.set({ host: { ...(this.host ?? NO_HOST), ...change } });
   }
 
   /** Of the scale form, if that is still open. */

@@ -1,6 +1,7 @@
 import type { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
 import { ICommandPalette } from '@jupyterlab/apputils';
 import { gpuIcon } from '../icon';
+import { NO_HOST } from '../model/adding';
 import { EMPTY } from '../model/deployment';
 import { Commands, ICells, INbgpu, PANEL } from '../tokens';
 import { cell, Values } from '../verbs/cell';
@@ -33,6 +34,15 @@ export const commands: JupyterFrontEndPlugin<void> = {
         view.set({ draft: view.draft ?? EMPTY });
       }
     });
+    app.commands.addCommand(Commands.addHost, {
+      label: 'Add a Host…',
+      caption: 'One of your servers, over SSH, as a place where pods run',
+      icon: gpuIcon,
+      execute: () => {
+        open();
+        view.set({ host: view.host ?? NO_HOST });
+      }
+    });
     app.commands.addCommand(Commands.insert, {
       label: 'Insert an nbgpu Verb as Cell',
       caption: 'args: verb, and its values by name',
@@ -42,7 +52,7 @@ export const commands: JupyterFrontEndPlugin<void> = {
         await cells?.insert(cell(verb, (args.values ?? {}) as Values));
       }
     });
-    for (const command of [Commands.open, Commands.deploy]) {
+    for (const command of [Commands.open, Commands.deploy, Commands.addHost]) {
       palette?.addItem({ command, category: 'GPU' });
     }
   }

@@ -7,6 +7,7 @@ import { Failure, failure } from '../api/problem';
 import type { Volume } from '../api/schema';
 import { folderOf, requestOf } from '../model/deployment';
 import { perHour } from '../model/format';
+import { removal } from '../model/hosts';
 import { revocation } from '../model/keys';
 import { openRequest, requirementsOf } from '../model/opening';
 import { Commands, ICells, INbgpu, IPresentation } from '../tokens';
@@ -59,7 +60,7 @@ function podHands(app: JupyterFrontEnd, nbgpu: INbgpu, tracker: INotebookTracker
       const lines = file ? await requirements(app, tracker, file) : [];
       const { summary } = state;
       const now = summary ? summary.atUs + (Date.now() - state.summaryAt) * 1000 : Date.now() * 1000;
-      await actions.open(openRequest(draft, state.names(), now, lines));
+      await actions.open(openRequest(draft, state.names(), now, lines, summary?.place));
     },
     remove: name => {
       void (async () => {
@@ -135,6 +136,22 @@ function hands(
       }
     },
     pods: podHands(app, nbgpu, tracker),
+    hosts: {
+      meet: (reached, fingerprints) => client.meet(reached, fingerprints),
+      add: host => actions.addHost(host),
+      remove: name => {
+        void (async () => {
+          const asked = await showDialog({
+            ...removal(name, state.summary),
+            buttons: [Dialog.cancelButton(), Dialog.warnButton({ label: 'Remove' })],
+            defaultButton: 0
+          });
+          if (asked.button.accept) {
+            await actions.removeHost(name);
+          }
+        })();
+      }
+    },
     why: subject => client.why(subject),
     places: async () => {
       const { rates } = await client.settings();
@@ -150,7 +167,7 @@ function hands(
 
 export const panel: JupyterFrontEndPlugin<void> = {
   id: 'nbgpu:panel',
-  description: 'The side panel: endpoints, pods and what happens to them.',
+  description: 'The side panel: endpoints, pods, hosts and what happens to them.',
   autoStart: true,
   requires: [INbgpu, IPresentation],
   optional: [ICells, INotebookTracker, ILayoutRestorer],

@@ -4,14 +4,14 @@ import { act } from 'react';
 import { createRoot } from 'react-dom/client';
 import { vi } from 'vitest';
 import type { Piece } from '../api/answer';
-import type { Wanted } from '../api/client';
+import type { NewHost, Reached, Wanted } from '../api/client';
 import type { Changes, Key } from '../api/schema';
 import { Actions } from '../model/actions';
 import { State } from '../model/state';
 import { Trials } from '../model/trial';
 import { View } from '../model/view';
 import { Hands, HandsProvider } from '../view/context';
-import { changes, newKey, podInFull, why as story } from './samples';
+import { changes, contact, host, newKey, podInFull, why as story } from './samples';
 
 export function fake(answer: Changes = changes(0), pieces: Piece[] = []) {
   const client = {
@@ -25,7 +25,11 @@ export function fake(answer: Changes = changes(0), pieces: Piece[] = []) {
     openPod: vi.fn(() => Promise.resolve(null as never)),
     actPod: vi.fn(() => Promise.resolve(null as never)),
     removePod: vi.fn(() => Promise.resolve()),
-    extend: vi.fn(() => Promise.resolve(null as never))
+    extend: vi.fn(() => Promise.resolve(null as never)),
+    addHost: vi.fn(() => Promise.resolve(null as never)),
+    actHost: vi.fn((name: string) => Promise.resolve(host(name))),
+    removeHost: vi.fn(() => Promise.resolve()),
+    use: vi.fn(() => Promise.resolve(null as never))
   };
   const state = new State(client);
   const insert = vi.fn();
@@ -46,6 +50,11 @@ export function fake(answer: Changes = changes(0), pieces: Piece[] = []) {
     notebook: vi.fn(),
     terminal: vi.fn()
   };
+  const hosts = {
+    meet: vi.fn((_: Reached, fingerprints: readonly string[]) => Promise.resolve(contact(fingerprints.length))),
+    add: vi.fn<(host: NewHost) => Promise<void>>(() => Promise.resolve()),
+    remove: vi.fn()
+  };
   const why = vi.fn((subject: string) => Promise.resolve(story(subject)));
   const deploy = vi.fn(() => Promise.resolve());
   const hands: Hands = {
@@ -63,10 +72,11 @@ export function fake(answer: Changes = changes(0), pieces: Piece[] = []) {
     limits,
     keys,
     pods,
+    hosts,
     why,
     places: () => Promise.resolve(new Map([['local', 'this machine']]))
   };
-  return { client, hands, insert, copy, remove, deploy, keys, limits, pods, why };
+  return { client, hands, insert, copy, remove, deploy, keys, limits, pods, hosts, why };
 }
 
 /** Draw it, and return where. */

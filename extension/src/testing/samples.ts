@@ -1,6 +1,6 @@
 /** Answers of the backend for tests: whole ones, of which a test names what it is about. */
 import type {
-  Changes, EndpointRow, Event, Key, NewKey, Pod, PodRow, PodState, Summary, Why, WorkerRow
+  Changes, Contact, EndpointRow, Event, Host, Key, NewKey, Pod, PodRow, PodState, Summary, Why, WorkerRow
 } from '../api/schema';
 
 export function row(name: string, more: Partial<EndpointRow> = {}): EndpointRow {
@@ -154,6 +154,41 @@ export function podInFull(name: string, state: Partial<PodState> = {}, more: Par
   };
 }
 
+export function host(name: string, more: Partial<Host> = {}): Host {
+  return {
+    name,
+    user: 'ada',
+    address: `${name}.example.org`,
+    port: 22,
+    fingerprint: 'SHA256:abc',
+    state: 'connected',
+    sinceUs: 1_700_000_000_000_000,
+    sentence: '',
+    nextStep: '',
+    facts: {
+      hostname: name,
+      python: '3.11.2',
+      cpus: 32,
+      memory: 64_000_000_000,
+      memoryAvailable: 58_000_000_000,
+      diskFree: 812_000_000_000,
+      gpus: ['H100', 'H100'],
+      clockOffsetMs: 0
+    },
+    pods: [],
+    ratePerHour: '0',
+    priced: false,
+    findings: [],
+    ...more
+  };
+}
+
+/** Of a host behind a jump host; `accepted`: so many keys were. */
+export function contact(accepted: number, hops: readonly string[] = ['lab1.example.org']): Contact {
+  const keys = hops.slice(0, accepted + 1).map(where => ({ where, kind: 'ssh-ed25519', fingerprint: `SHA256:${where}` }));
+  return { user: 'ada', address: hops[hops.length - 1] ?? '', port: 22, keys, more: keys.length < hops.length };
+}
+
 export function key(more: Partial<Key> = {}): Key {
   return {
     id: 'key-1f',
@@ -197,7 +232,7 @@ export function why(name: string, more: Partial<Why> = {}): Why {
 }
 
 export function summary(endpoints: EndpointRow[] = [], more: Partial<Summary> = {}): Summary {
-  return { atUs: 0, perHour: '0', spentToday: '0', idleButBilling: [], endpoints, pods: [], orphans: [], ...more };
+  return { atUs: 0, perHour: '0', spentToday: '0', idleButBilling: [], endpoints, pods: [], hosts: [], place: 'local', orphans: [], ...more };
 }
 
 export function event(seq: number, more: Partial<Event> = {}): Event {

@@ -42,6 +42,7 @@ const PODS = [
     ...BOTH,
     arguments: [
       NAME,
+      argument('on', ['--on'], 'text'),
       argument('gpu', ['--gpu'], 'words'),
       argument('cpu', ['--cpu'], 'int'),
       argument('until', ['--until'], 'duration'),

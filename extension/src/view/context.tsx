@@ -1,6 +1,6 @@
 import * as React from 'react';
-import type { Wanted } from '../api/client';
-import type { Key, NewKey, Pod, Why } from '../api/schema';
+import type { NewHost, Reached, Wanted } from '../api/client';
+import type { Contact, Key, NewKey, Pod, Why } from '../api/schema';
 import type { Actions } from '../model/actions';
 import type { Draft } from '../model/deployment';
 import type { PodDraft } from '../model/opening';
@@ -31,6 +31,16 @@ export interface Pods {
   readonly terminal: (name: string) => void;
 }
 
+/** What is done with a host besides `actions`. */
+export interface Hosts {
+  /** The keys that are shown on the way to it; throws a Failure. */
+  readonly meet: (reached: Reached, fingerprints: readonly string[]) => Promise<Contact>;
+  /** throws a Failure */
+  readonly add: (host: NewHost) => Promise<void>;
+  /** asks first */
+  readonly remove: (name: string) => void;
+}
+
 /** What the components draw, and whom they tell what was clicked. They ask nobody else. */
 export interface Hands {
   readonly state: State;
@@ -48,6 +58,7 @@ export interface Hands {
   readonly limits: (name: string) => Promise<Limited>;
   readonly keys: Keys;
   readonly pods: Pods;
+  readonly hosts: Hosts;
   /** Of an endpoint, a worker or a pod; throws a Failure. */
   readonly why: (subject: string) => Promise<Why>;
   /** The places, with the price of an hour there in words. */

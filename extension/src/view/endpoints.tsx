@@ -3,6 +3,7 @@ import * as React from 'react';
 import { EMPTY } from '../model/deployment';
 import { arrange, Sort, SORTS } from '../model/order';
 import { plural } from '../model/format';
+import { hostRow } from '../model/hosts';
 import { lines } from '../verbs/cell';
 import { useHands } from './context';
 import { DeployForm } from './form';
@@ -17,7 +18,8 @@ export function Endpoints(): React.ReactElement {
   useChanges(state.changed, view.changed);
   const rows = state.summary?.endpoints ?? [];
   const taken = state.names();
-  React.useEffect(() => view.keep(taken));
+  const hosts = (state.summary?.hosts ?? []).map(host => hostRow(host.name));
+  React.useEffect(() => view.keep([...taken, ...hosts]));
   const shown = React.useMemo(
     () => arrange(state.summary?.endpoints ?? [], view.search, view.sort),
     [state.summary, view.search, view.sort]

@@ -6,26 +6,28 @@ import { useHands } from './context';
 import { useNow } from './hooks';
 import { Mark } from './mark';
 
-type Framed = Priced & Pick<EndpointRow, 'name' | 'reason' | 'reasonSinceUs'>;
+type Framed = Pick<EndpointRow, 'name' | 'reason'> & { reasonSinceUs: number | null };
 
-/** What a row of an endpoint and one of a pod have in common; the whole of its head opens it. */
+/** What rows of endpoints, pods and hosts have in common; the whole of its head opens it. */
 export function Frame(props: {
-  kind: 'endpoint' | 'pod';
+  kind: 'endpoint' | 'pod' | 'host';
   row: Framed;
+  /** as the view calls the row, where that is not its name */
+  id?: string;
   /** its state in a word */
   said: string;
   mark: string;
-  /** dollars an hour now */
-  rate: number;
+  cost: React.ReactNode;
   /** behind its state: how long it has been so */
   since?: string;
   pick?: React.ReactNode;
   figures: React.ReactNode;
   children: React.ReactNode;
 }): React.ReactElement {
-  const { kind, row, said, rate, since } = props;
+  const { kind, row, said, since, id = row.name } = props;
   const { view } = useHands();
-  const open = view.open === row.name;
+  const open = view.open === id;
+  const began = row.reasonSinceUs === null ? '' : `(since ${clock(row.reasonSinceUs)})`;
   return (
     <div className={`nbgpu-Row${open ? ' nbgpu-mod-open' : ''}`} {...{ [`data-${kind}`]: row.name }}>
       <div className="nbgpu-Row-top">
@@ -39,16 +41,17 @@ export function Frame(props: {
               aria-expanded={open}
               aria-label={`${row.name}, ${said}`}
               title={row.name}
-              onClick={() => view.toggle(row.name)}
+              onClick={() => view.toggle(id)}
             >
               <Mark state={props.mark} />
               <span className="nbgpu-Row-name">{row.name}</span>
             </button>
-            <Cost row={row} rate={rate} />
+            {props.cost}
           </div>
-          <p className="nbgpu-Row-reason" title={`${row.reason} (since ${clock(row.reasonSinceUs)})`}>
+          <p className="nbgpu-Row-reason" title={`${row.reason} ${began}`.trim()}>
             <b>{said}</b>
-            {since && ` ${since}`}: {row.reason}
+            {since && ` ${since}`}
+            {row.reason && `: ${row.reason}`}
           </p>
           {props.figures}
         </div>
@@ -58,7 +61,8 @@ export function Frame(props: {
   );
 }
 
-function Cost({ row, rate }: { row: Framed; rate: number }): React.ReactElement {
+/** What it has cost; `rate` is dollars an hour now. */
+export function Cost({ row, rate }: { row: Priced; rate: number }): React.ReactElement {
   const { state } = useHands();
   const now = useNow(state.attentive && rate > 0);
   const so = { costSoFar: row.costSoFar, ratePerHour: String(rate) };

@@ -37,10 +37,13 @@ const LOOKS: Record<string, [shape: string, tone: string]> = {
   unhealthy: ['triangle', 'bad'],
   preparing: ['half', 'quiet'],
   stopping: ['half', 'quiet'],
-  unreachable: ['triangle', 'warn']
+  unreachable: ['triangle', 'warn'],
+  connected: ['full', 'good'],
+  connecting: ['half', 'busy'],
+  refused: ['triangle', 'bad']
 };
 
-/** The state of an endpoint, a worker or a pod, as a small mark; its word stands beside it. */
+/** The state of an endpoint, a worker, a pod or a host, as a small mark; its word stands beside it. */
 export function Mark(props: { state: string }): React.ReactElement {
   const [shape, tone] = LOOKS[props.state] ?? ['ring', 'quiet'];
   return (

@@ -12,7 +12,7 @@ import { WARMTHS } from '../model/warmth';
 import { age, ageS } from '../model/workers';
 import { EventLine } from './activity';
 import { useHands } from './context';
-import { Fact, Frame } from './frame';
+import { Cost, Fact, Frame } from './frame';
 import { Gauges } from './gauges';
 import { useAnswer, useChanges, useNow } from './hooks';
 import { Act, Trouble } from './parts';
@@ -36,7 +36,7 @@ export function PodRowView({ row }: { row: PodRow }): React.ReactElement {
       said={doing ? `${doing}…` : row.state}
       since={since}
       mark={doing ? 'stopping' : row.state}
-      rate={rateOf(row)}
+      cost={<Cost row={row} rate={rateOf(row)} />}
       figures={<Figures row={row} busy={doing !== undefined} />}
     >
       {failed && <Trouble failure={failed} onClose={() => actions.forget(row.name)} />}

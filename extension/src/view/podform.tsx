@@ -6,7 +6,7 @@ import { useHands } from './context';
 import { Field } from './field';
 import { Act, Link, Trouble } from './parts';
 
-type Line = readonly [field: Exclude<PodField, 'hardware'>, label: string, about: string, placeholder?: string];
+type Line = readonly [field: Exclude<PodField, 'hardware' | 'on'>, label: string, about: string, placeholder?: string];
 
 const PROCESSORS: Line = ['processors', 'Processors', 'As many as it counts with'];
 const GPUS: Line = ['gpus', 'GPUs', 'What will do, in order: H100, A100 or any:2', 'any'];
@@ -27,11 +27,14 @@ export function PodForm({ draft }: { draft: PodDraft }): React.ReactElement {
   const [trouble, setTrouble] = React.useState<Failure | null>(null);
   const [sending, setSending] = React.useState(false);
   const [tried, setTried] = React.useState(false);
-  const [price, setPrice] = React.useState('');
+  const [prices, setPrices] = React.useState<ReadonlyMap<string, string>>(new Map());
   const form = React.useRef<HTMLFormElement>(null);
   const taken = state.names();
   const name = podName(draft, taken);
   const wrong = tried ? wrongs(draft, taken) : {};
+  const hosts = state.summary?.hosts ?? [];
+  const on = draft.on ?? state.summary?.place ?? 'local';
+  const price = prices.get(on);
   const lines: readonly Line[] = [draft.hardware === 'cpu' ? PROCESSORS : GPUS, ...REST];
 
   React.useEffect(() => {
@@ -40,7 +43,7 @@ export function PodForm({ draft }: { draft: PodDraft }): React.ReactElement {
     first?.select();
     let gone = false;
     places().then(
-      found => !gone && setPrice(found.get('local') ?? ''),
+      found => !gone && setPrices(found),
       () => undefined // the form works without prices
     );
     return () => {
@@ -99,8 +102,26 @@ export function PodForm({ draft }: { draft: PodDraft }): React.ReactElement {
     >
       <div className="nbgpu-Fields">
         {field(['name', 'Name', 'How notebooks and commands call it'])}
+        {hosts.length > 0 && (
+          <label className="nbgpu-Field" title="This machine, or a host">
+            <span>On</span>
+            <select
+              className="nbgpu-Input"
+              name="on"
+              value={on}
+              onChange={event => view.repod({ on: event.currentTarget.value })}
+            >
+              <option value="local">this machine</option>
+              {hosts.map(host => (
+                <option key={host.name} value={host.name}>
+                  {host.state === 'connected' ? host.name : `${host.name}, ${host.state}`}
+                </option>
+              ))}
+            </select>
+          </label>
+        )}
         <label className="nbgpu-Field">
-          <span>On</span>
+          <span>With</span>
           <select
             className="nbgpu-Input"
             name="hardware"

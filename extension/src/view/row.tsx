@@ -8,7 +8,7 @@ import { draftOf } from '../model/scaling';
 import { stamp, toldRate } from '../model/story';
 import { cell, example } from '../verbs/cell';
 import { useHands } from './context';
-import { Fact, Frame } from './frame';
+import { Cost, Fact, Frame } from './frame';
 import { useChanges, useNow } from './hooks';
 import { Keys } from './keys';
 import { Act, Trouble } from './parts';
@@ -34,7 +34,7 @@ export function Endpoint(props: { row: EndpointRow }): React.ReactElement {
       row={row}
       said={said}
       mark={doing ? 'draining' : row.state}
-      rate={Number(row.ratePerHour)}
+      cost={<Cost row={row} rate={Number(row.ratePerHour)} />}
       pick={
         <input
           type="checkbox"

@@ -12,7 +12,7 @@ from nbgpu.results.shape import Rich, html_facts, html_line, html_table, text_fa
 if TYPE_CHECKING:
     from nbgpu_backend.schema.hosts import Host, HostList
 
-HEADS = ("name", "state", "since", "address", "processors", "memory free", "GPUs", "pods", "$/h")
+HEADS = ("name", "state", "since", "address", "processors", "memory free", "GPUs", "runs", "$/h")
 NONE = "No host. Add one of your servers with: %gpu host add lab1 user@address"
 
 
@@ -25,7 +25,7 @@ def _row(host: Host) -> tuple[str, ...]:
     return (
         host.name, _state(host), clock(host.since_us) if host.since_us else "–", f"{host.user}@{host.address}", str(facts.cpus) if facts else "",
         size(facts.memory_available) if facts else "", ", ".join(facts.gpus) if facts else "",
-        ", ".join(host.pods), per_hour(host.rate_per_hour),
+        ", ".join([*host.pods, *host.endpoints]), per_hour(host.rate_per_hour),
     )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ class HostView(Rich):
         h, facts = self.host, self.host.facts
         port = f":{h.port}" if h.port != 22 else ""
         found: list[tuple[str, object]] = [
-            ("host", h.name), ("state", _state(h)), ("address", f"{h.user}@{h.address}{port}"),
+            ("host", h.name), ("state", f"{_state(h)} {h.next_step}".strip()), ("address", f"{h.user}@{h.address}{port}"),
             ("its key", h.fingerprint or "not pinned"),
         ]  # fmt: skip
         if facts is not None:
@@ -69,6 +69,8 @@ class HostView(Rich):
             ]
         if h.pods:
             found.append(("pods", ", ".join(h.pods)))
+        if h.endpoints:
+            found.append(("endpoints", ", ".join(h.endpoints)))
         for one in h.findings:
             advice = f". {one.advice}" if one.advice else ""
             found.append((f"{'✓' if one.good else '✗'} {one.what}", one.text + advice))

@@ -34,6 +34,9 @@ def host(
     ] = None,
     *,
     key: Annotated[str | None, Arg("a key file, instead of those of ssh", metavar="FILE")] = None,
+    jump: Annotated[
+        str | None, Arg("a host to go through, instead of those of ssh", metavar="USER@HOST")
+    ] = None,
     fingerprint: Annotated[
         str | None, Arg("accept this key of the host without asking", metavar="SHA256:…")
     ] = None,
@@ -58,16 +61,20 @@ def host(
         raise UsageProblem("Which host?", f"Write its name behind, as in: host {action} lab1")
     if action == "add" and target is None:
         raise UsageProblem("Where is it?", f"Write it behind, as in: host add {name} user@address")
-    if action != "add" and (target, key, fingerprint, rate) != (None, None, None, None):
+    if action != "add" and any(
+        given is not None for given in (target, key, jump, fingerprint, rate)
+    ):
         raise UsageProblem(
-            "An address, --key, --fingerprint and --rate are for a new host.",
+            "An address, --key, --jump, --fingerprint and --rate are for a new host.",
             "Write: host add NAME USER@HOST",
         )
     if rate is not None and not re.fullmatch(r"\$?(\d+(\.\d+)?|\.\d+)", rate):
         raise UsageProblem(
             f"--rate is dollars an hour, and {rate!r} is no amount.", "Write it as in: --rate 0.50"
         )
-    return hostflows.host(context, action, name or "", target or "", key, fingerprint, rate, yes)
+    return hostflows.host(
+        context, action, name or "", target or "", key, jump, fingerprint, rate, yes
+    )
 
 
 @verb("offers", "offers H100")

@@ -45,6 +45,7 @@ def test_each_is_escaped_and_stands_alone() -> None:
         (("show",), {}, "Which host?"),
         (("add", "lab1"), {}, "Where is it?"),
         (("ls",), {"rate": "1"}, "--rate"),
+        (("check", "lab1"), {"jump": "door"}, "--jump"),
         (("add", "lab1", "ada@x"), {"rate": "-1"}, "no amount"),
         (("add", "lab1", "ada@x"), {"rate": "cheap"}, "no amount"),
     ],

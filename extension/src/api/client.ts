@@ -167,7 +167,7 @@ export class Client {
     await this._send('DELETE', `nbgpu/v1/hosts/${encodeURIComponent(name)}`);
   }
 
-  /** Pods that name no place go there from now on. */
+  /** Pods and endpoints that name no place go there from now on. */
   async use(place: string): Promise<Settings> {
     return (await this._json('PATCH', 'nbgpu/v1/settings', { place })) as Settings;
   }

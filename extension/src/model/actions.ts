@@ -114,7 +114,7 @@ export class Actions {
     });
   }
 
-  /** Pods that name no place go there from now on. */
+  /** Pods and endpoints that name no place go there from now on. */
   use(place: string): Promise<void> {
     return this._do(hostRow(place), 'taking into use', () => this._client.use(place));
   }

@@ -26,10 +26,10 @@ test('what is wrong is said as a sentence', () => {
 
 test('the request and the cell say the same', () => {
   const draft = { ...EMPTY, model: ' a/b ', workers: 2, idleS: 300 };
-  expect(requestOf(draft, [], '/home/ada')).toEqual({
+  expect(requestOf(draft, [], 'lab1', '/home/ada')).toEqual({
     name: 'b',
     workers: { min: 0, max: 2, idleTimeout: 300 },
-    nbgpu: { model: 'a/b', place: { on: 'local' }, cwd: '/home/ada' }
+    nbgpu: { model: 'a/b', place: { on: 'lab1' }, cwd: '/home/ada' }
   });
   expect(cell('deploy', valuesOf(draft, [])).source).toBe('%gpu deploy a/b --name b --workers 2 --idle 5m');
   expect(cell('deploy', valuesOf({ ...EMPTY, model: 'a/b' }, [])).source).toBe('%gpu deploy a/b --name b');

@@ -3,16 +3,16 @@ import type { Values } from '../verbs/cell';
 
 const PATTERN = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
 
-/** What the form holds. `name` is null until it is typed: it is suggested then. */
+/** What the form holds. `name` is null until it is typed: it is suggested then. `on` null: where `use` says. */
 export interface Draft {
   model: string;
   name: string | null;
-  on: string;
+  on: string | null;
   workers: number;
   idleS: number;
 }
 
-export const EMPTY: Draft = { model: '', name: null, on: 'local', workers: 1, idleS: 60 };
+export const EMPTY: Draft = { model: '', name: null, on: null, workers: 1, idleS: 60 };
 export const MOST_WORKERS = 64;
 
 /** The name that `%gpu deploy` would take, with a number behind it if it is taken. */
@@ -57,12 +57,12 @@ export function folderOf(root: string, notebook: string): string {
   return [root.replace(/\/+$/, ''), ...notebook.split('/').slice(0, -1)].join('/') || '/';
 }
 
-/** The create request. `cwd` is the folder that a relative path counts from. */
-export function requestOf(draft: Draft, taken: readonly string[], cwd: string | null): Deploy {
+/** The create request. `used` is the place in use, `cwd` the folder that a relative path counts from. */
+export function requestOf(draft: Draft, taken: readonly string[], used: string, cwd: string | null): Deploy {
   return {
     name: nameOf(draft, taken),
     workers: { min: 0, max: draft.workers, idleTimeout: draft.idleS },
-    nbgpu: { model: draft.model.trim(), place: { on: draft.on }, ...(cwd ? { cwd } : {}) }
+    nbgpu: { model: draft.model.trim(), place: { on: draft.on ?? used }, ...(cwd ? { cwd } : {}) }
   };
 }
 

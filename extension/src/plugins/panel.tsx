@@ -115,7 +115,7 @@ function hands(
         }
       })();
     },
-    deploy: draft => actions.deploy(requestOf(draft, taken(), folder(tracker))),
+    deploy: draft => actions.deploy(requestOf(draft, taken(), state.summary?.place ?? 'local', folder(tracker))),
     limits: async name => {
       const { workers, nbgpu: status } = await client.endpoint(name);
       return { workers, ratePerHour: status.ratePerHour };

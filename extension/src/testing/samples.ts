@@ -47,6 +47,8 @@ export function worker(id: string, more: Partial<WorkerRow> = {}): WorkerRow {
     sinceUs: 1_700_000_000_000_000,
     held: 0,
     gpu: null,
+    place: 'local',
+    ratePerHour: '0',
     costSoFar: '0',
     ...more
   };
@@ -176,6 +178,7 @@ export function host(name: string, more: Partial<Host> = {}): Host {
       clockOffsetMs: 0
     },
     pods: [],
+    endpoints: [],
     ratePerHour: '0',
     priced: false,
     findings: [],

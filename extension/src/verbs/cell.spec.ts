@@ -15,7 +15,7 @@ test('a verb is a line', () => {
 });
 
 test('what is as by default is left out', () => {
-  expect(cell('deploy', { model: 'a/b', name: 'b', on: 'local', idle: 60, workers: null }).source).toBe(
+  expect(cell('deploy', { model: 'a/b', name: 'b', on: null, idle: 60, workers: null }).source).toBe(
     '%gpu deploy a/b --name b'
   );
 });

@@ -22,6 +22,7 @@ export function DeployForm(props: { draft: Draft; taken: readonly string[] }): R
   const [sending, setSending] = React.useState(false);
   const [offered, setOffered] = React.useState<Map<string, string>>(() => new Map([['local', 'this machine']]));
   const first = React.useRef<HTMLInputElement>(null);
+  const used = state.summary?.place ?? 'local';
 
   React.useEffect(() => {
     first.current?.focus();
@@ -98,7 +99,7 @@ export function DeployForm(props: { draft: Draft; taken: readonly string[] }): R
           <select
             className="nbgpu-Input"
             name="place"
-            value={draft.on}
+            value={draft.on ?? used}
             onChange={event => view.edit({ on: event.currentTarget.value })}
           >
             {[...offered].map(([place, text]) => (

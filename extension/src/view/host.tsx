@@ -49,7 +49,7 @@ export function HostRowView({ host }: { host: Host }): React.ReactElement {
               {runsText(load)}
             </span>
             {used && (
-              <span className="nbgpu-Tag" title="Pods that name no place go there">
+              <span className="nbgpu-Tag" title="Pods and endpoints that name no place go there">
                 in use
               </span>
             )}

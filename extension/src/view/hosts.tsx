@@ -21,7 +21,7 @@ export function Hosts(): React.ReactElement {
     <div className="nbgpu-Endpoints">
       {summary && (
         <div className="nbgpu-Tools nbgpu-Pods-head">
-          <span title={rows.length > 0 ? `Pods that name no place go to ${summary.place}` : undefined}>
+          <span title={rows.length > 0 ? `Pods and endpoints that name no place go to ${summary.place}` : undefined}>
             {hostsText(summary)}
           </span>
           {summary.place !== 'local' && (

@@ -5,10 +5,10 @@ fetch on the backend's own machine; they do the same here. They want Python 3.10
 looks for such a one and becomes it.
 
 {"do": "bring", "engine", "version", "source", "repo", "commit", "name", "requirements", "constraints",
- "copied", "keep", "token"}
+ "folder", "copied", "keep", "token"}
     -> {"kind": "progress", "text", "done", "total"} …, {"kind": "done", …} with the fields of Premises
     Engine environment, weights of the hub, a handler's environment: what is there already is used.
-    `copied`: where the files that were copied lie, below ROOT, or null. `keep`: names of variables.
+    `folder` is where the backend has it, `copied` its copy below ROOT, or null. `keep`: names of variables.
 {"do": "unpack", "archive", "folder"} -> {"kind": "done"}
     below ROOT; the archive is removed
 {"kind": "error", "error": a class of errors.py, "code", "what", "next"} in place of the last line
@@ -149,13 +149,21 @@ def handler(asked: Json, folder: str) -> str:
     from nbgpu_backend.engines.handler.environment import Environment
     from nbgpu_backend.engines.handler.installer import install
     from nbgpu_backend.engines.handler.requirements import Requirements
+    from nbgpu_backend.errors import NbgpuError
     from nbgpu_backend.home import Home
 
     home = Home(Path(ROOT))
     wanted = Requirements(tuple(asked["requirements"]), tuple(asked["constraints"]))
     if not Environment.of(home, wanted).complete:
         check_venv()
-    place = install(home, wanted, Path(folder), lambda text: told("installing packages: " + text))
+    try:
+        place = install(
+            home, wanted, Path(folder), lambda text: told("installing packages: " + text)
+        )
+    except NbgpuError as error:  # the file to be corrected is the user's own, not our copy
+        error.what = error.what.replace(folder, asked["folder"])
+        error.next_step = error.next_step.replace(folder, asked["folder"])
+        raise
     return str(place.folder)
 
 

@@ -85,7 +85,7 @@ class SshSupplies:
             "do": "bring", "engine": need.engine, "version": need.version, "source": need.source,
             "repo": need.repo, "commit": need.commit, "name": need.name,
             "requirements": need.requirements, "constraints": need.constraints,
-            "copied": copied, "keep": KEPT, "token": os.environ.get("HF_TOKEN"),
+            "folder": str(need.folder), "copied": copied, "keep": KEPT, "token": os.environ.get("HF_TOKEN"),
         }  # fmt: skip
         async with aclosing(programs.lines(self._link, PROGRAM, request)) as lines:
             async for line in lines:

@@ -11,15 +11,19 @@ looks for such a one and becomes it.
     `folder` is where the backend has it, `copied` its copy below ROOT, or null. `keep`: names of variables.
 {"do": "unpack", "archive", "folder"} -> {"kind": "done"}
     below ROOT; the archive is removed
+{"do": "hold", "folder"} -> {"kind": "held"}, and then nothing
+    whoever copies into that folder, below ROOT, holds it for as long as this runs
 {"kind": "error", "error": a class of errors.py, "code", "what", "next"} in place of the last line
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -236,11 +240,25 @@ def unpack(asked: Json) -> Json:
     return {}
 
 
+def hold(asked: Json) -> Json:
+    folder = os.path.join(ROOT, asked["folder"])
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    with open(folder + "/.lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            told("something else is copied there: waiting for that")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        say({"kind": "held"})
+        while True:
+            signal.pause()
+
+
 def main() -> None:
     os.umask(0o077)
     asked = json.loads(sys.stdin.read())
     try:
-        done = {"bring": bring, "unpack": unpack}[asked["do"]](asked)
+        done = {"bring": bring, "unpack": unpack, "hold": hold}[asked["do"]](asked)
         say(dict(done, kind="done"))
     except Failed as error:
         say(error.line)

@@ -226,7 +226,10 @@ async def test_a_directory_of_weights_is_copied_once_and_gone_on_with(
     assert begun >= sent - (1 << 20)
     assert premises.model is not None
     there = Path(premises.model)
-    assert there.parent == models and [path.name for path in models.iterdir()] == [there.name]
+    assert there.parent == models and {path.name for path in models.iterdir()} == {
+        there.name,
+        ".lock",
+    }
     for name in ("config.json", "model.safetensors", "more/vocab.txt"):
         assert (there / name).read_bytes() == (folder / name).read_bytes()
     assert not (there / "pytorch_model.bin").exists()
@@ -422,6 +425,21 @@ async def test_a_command_there_starts_in_a_copy_of_its_folder(
         assert await page() == "made here"
     await host.stop(NAME, 2)
     await host.forget(NAME)
+
+
+async def test_two_that_copy_the_same_program_wait_for_each_other(
+    server: Sshd, host: SshHost, tmp_path: Path
+) -> None:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    for number in range(200):
+        (folder / f"page-{number}").write_bytes(os.urandom(100_000))
+    need = Need("command", "1", folder=folder)
+    askers = [SshHost(host.link) for _ in range(3)]
+    found = await asyncio.gather(*(supplies(one).bring(need, lambda now: None) for one in askers))
+    assert len({premises.cwd for premises in found}) == 1
+    assert len(list(Path(cast(str, found[0].cwd)).iterdir())) == 200
+    assert len(list((server.nbgpu / "apps").iterdir())) == 2  # with the lock
 
 
 async def test_too_large_a_program_is_refused_with_its_largest_file(

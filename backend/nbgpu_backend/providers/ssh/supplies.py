@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -46,7 +46,6 @@ class SshSupplies:
         self._link = link
         self._known: dict[Need, tuple[Cargo | None, Premises]] = {}
         self._bringing: dict[Need, asyncio.Lock] = {}
-        self._copying = asyncio.Lock()
 
     def here(self, need: Need) -> Premises | None:
         """None, too, where files of a folder have changed since."""
@@ -98,16 +97,28 @@ class SshSupplies:
         """Where it lies then, below the root there."""
         kind = "models" if need.source == "directory" else "apps"
         place = f"{kind}/{load.key}"
-        async with self._copying:
+        if await self._is(place, "folder"):
+            return place
+        async with self._held(kind, told):
             if await self._is(place, "folder"):
                 return place
             await self._check_space(load)
-            await self._call("mkdir", path=kind)
             if kind == "models":
                 await self._copy_files(load, place, told)
             else:
                 await self._copy_archive(load, place, told)
         return place
+
+    @asynccontextmanager
+    async def _held(self, folder: str, told: Told) -> AsyncIterator[None]:
+        """Nobody else copies into that folder there, of whatever backend."""
+        request = {"do": "hold", "folder": folder}
+        async with aclosing(programs.lines(self._link, PROGRAM, request)) as lines:
+            async for line in lines:
+                if line["kind"] == "held":
+                    break
+                told(Supplying(line["text"]))
+            yield
 
     async def _copy_files(self, load: Cargo, place: str, told: Told) -> None:
         """One by one, each gone on with where a cut left it."""

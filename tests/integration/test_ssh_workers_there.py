@@ -34,7 +34,7 @@ from tests.support.handlers import handler_folder
 from tests.support.hub import Hub
 from tests.support.relay import Backend
 from tests.support.sshd import Sshd, linked, needs_sshd, serving, tunnel_pid, wait_gone
-from tests.support.wheels import wheel
+from tests.support.wheels import endless, wheel
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="hosts run Linux")
 NAME = "nbgpu-t-w-1"
@@ -389,6 +389,41 @@ async def test_requirements_that_fail_there_are_told_by_the_file_here(
         await supplies(host).bring(need, lambda now: None)
     assert str(tmp_path / "app" / "requirements.txt") in str(failed.value)
     assert not list((server.nbgpu / "engines" / "handlers").glob("*/.complete"))
+
+
+async def test_what_is_installed_there_ends_when_nobody_waits_for_it(
+    server: Sshd, host: SshHost, tmp_path: Path
+) -> None:
+    no_index(server, tmp_path / "wheels")
+    begun = endless(tmp_path / "wheels", "slow")
+    need = handler_need(tmp_path / "app")
+    stuck = replace(need, requirements=("slow", *need.requirements))
+    asking = asyncio.create_task(supplies(host).bring(stuck, lambda now: None))
+    await when(begun.exists)
+    assert installers(server)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    await when(lambda: not installers(server))
+    # so it does when the link is gone
+    begun.unlink()
+    asking = asyncio.create_task(supplies(host).bring(stuck, lambda now: None))
+    await when(begun.exists)
+    os.kill(tunnel_pid(host.link.folder), signal.SIGKILL)
+    with pytest.raises(LinkCut):
+        await asking
+    await when(lambda: not installers(server))
+    assert not list((server.nbgpu / "engines" / "handlers").glob("*/.complete"))
+    assert (await supplies(host).bring(need, lambda now: None)).environment
+
+
+def installers(server: Sshd) -> list[int]:
+    """Processes of pip, and of what it builds, there."""
+    found = []
+    for pid in server.everything():
+        with contextlib.suppress(OSError):
+            if b"pip" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
 
 
 async def test_a_command_there_starts_in_a_copy_of_its_folder(

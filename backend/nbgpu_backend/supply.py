@@ -5,21 +5,25 @@ fetch on the backend's own machine; they do the same here. They want Python 3.10
 looks for such a one and becomes it.
 
 {"do": "bring", "engine", "version", "source", "repo", "commit", "name", "requirements", "constraints",
- "copied", "keep", "token"}
+ "folder", "copied", "keep", "token"}
     -> {"kind": "progress", "text", "done", "total"} …, {"kind": "done", …} with the fields of Premises
     Engine environment, weights of the hub, a handler's environment: what is there already is used.
-    `copied`: where the files that were copied lie, below ROOT, or null. `keep`: names of variables.
+    `folder` is where the backend has it, `copied` its copy below ROOT, or null. `keep`: names of variables.
 {"do": "unpack", "archive", "folder"} -> {"kind": "done"}
     below ROOT; the archive is removed
+{"do": "hold", "folder"} -> {"kind": "held"}, and then nothing
+    whoever copies into that folder, below ROOT, holds it for as long as this runs
 {"kind": "error", "error": a class of errors.py, "code", "what", "next"} in place of the last line
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -149,13 +153,21 @@ def handler(asked: Json, folder: str) -> str:
     from nbgpu_backend.engines.handler.environment import Environment
     from nbgpu_backend.engines.handler.installer import install
     from nbgpu_backend.engines.handler.requirements import Requirements
+    from nbgpu_backend.errors import NbgpuError
     from nbgpu_backend.home import Home
 
     home = Home(Path(ROOT))
     wanted = Requirements(tuple(asked["requirements"]), tuple(asked["constraints"]))
     if not Environment.of(home, wanted).complete:
         check_venv()
-    place = install(home, wanted, Path(folder), lambda text: told("installing packages: " + text))
+    try:
+        place = install(
+            home, wanted, Path(folder), lambda text: told("installing packages: " + text)
+        )
+    except NbgpuError as error:  # the file to be corrected is the user's own, not our copy
+        error.what = error.what.replace(folder, asked["folder"])
+        error.next_step = error.next_step.replace(folder, asked["folder"])
+        raise
     return str(place.folder)
 
 
@@ -228,11 +240,25 @@ def unpack(asked: Json) -> Json:
     return {}
 
 
+def hold(asked: Json) -> Json:
+    folder = os.path.join(ROOT, asked["folder"])
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    with open(folder + "/.lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            told("something else is copied there: waiting for that")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        say({"kind": "held"})
+        while True:
+            signal.pause()
+
+
 def main() -> None:
     os.umask(0o077)
     asked = json.loads(sys.stdin.read())
     try:
-        done = {"bring": bring, "unpack": unpack}[asked["do"]](asked)
+        done = {"bring": bring, "unpack": unpack, "hold": hold}[asked["do"]](asked)
         say(dict(done, kind="done"))
     except Failed as error:
         say(error.line)

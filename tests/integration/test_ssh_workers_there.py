@@ -11,22 +11,30 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
 from nbgpu_backend.control.hosts import code
 from nbgpu_backend.domain.supplies import Need, Supplying
 from nbgpu_backend.engines.base import WorkerSpec
+from nbgpu_backend.engines.command.engine import CommandEngine
+from nbgpu_backend.engines.handler import requirements, sdk
+from nbgpu_backend.engines.handler.engine import HandlerEngine
 from nbgpu_backend.engines.vllm.engine import VllmEngine
 from nbgpu_backend.engines.vllm.environment import VERSION, Environment
-from nbgpu_backend.errors import NbgpuError
+from nbgpu_backend.errors import BadRequest, EngineMissing, NbgpuError, NotFound
 from nbgpu_backend.home import Home
 from nbgpu_backend.providers.base import LaunchSpec, SupplyHost
+from nbgpu_backend.providers.local.relay_client import RelayClient
 from nbgpu_backend.providers.ssh.errors import LinkCut
 from nbgpu_backend.providers.ssh.provider import SshHost
 
+from tests.support.handlers import handler_folder
+from tests.support.hub import Hub
+from tests.support.relay import Backend
 from tests.support.sshd import Sshd, linked, needs_sshd, serving, tunnel_pid, wait_gone
+from tests.support.wheels import endless, wheel
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="hosts run Linux")
 NAME = "nbgpu-t-w-1"
@@ -218,7 +226,10 @@ async def test_a_directory_of_weights_is_copied_once_and_gone_on_with(
     assert begun >= sent - (1 << 20)
     assert premises.model is not None
     there = Path(premises.model)
-    assert there.parent == models and [path.name for path in models.iterdir()] == [there.name]
+    assert there.parent == models and {path.name for path in models.iterdir()} == {
+        there.name,
+        ".lock",
+    }
     for name in ("config.json", "model.safetensors", "more/vocab.txt"):
         assert (there / name).read_bytes() == (folder / name).read_bytes()
     assert not (there / "pytorch_model.bin").exists()
@@ -232,6 +243,247 @@ async def test_a_directory_of_weights_is_copied_once_and_gone_on_with(
     assert not [now for now in told if now.bytes_total]
     (folder / "config.json").write_text("{}")
     assert supplies(host).here(need) is None
+
+
+@pytest.mark.vllm
+async def test_weights_of_the_hub_are_fetched_there(
+    engine: Environment,
+    server: Sshd,
+    host: SshHost,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    files = {
+        path.name: path.read_bytes() for path in model_folder(tmp_path / "m", 3 << 20).glob("*.*")
+    }
+    with Hub(rate=4e6) as hub:
+        commit = hub.add("lab/tiny", files)
+        hub.add("lab/secret", {**files, "model.safetensors": b"x" * 100_000}, private=True)
+        set_there(server, NBGPU_ENGINES=engine.folder.parent, HF_ENDPOINT=hub.endpoint)
+        told: list[Supplying] = []
+        need = Need("vllm", VERSION, "hub", repo="lab/tiny", commit=commit)
+        premises = await supplies(host).bring(need, told.append)
+        assert premises.model is not None and premises.model.startswith(premises.hub)
+        assert Path(premises.model).is_relative_to(server.nbgpu)
+        assert Path(premises.model, "model.safetensors").read_bytes() == files["model.safetensors"]
+        assert premises.weights is not None and premises.weights.bytes == 3 << 20
+        moved = [now.bytes_done for now in told if now.bytes_total == 3 << 20 or now.bytes_done]
+        assert moved == sorted(moved) and len(set(moved)) > 2
+        # fetched once
+        before = hub.served_all()
+        await supplies(SshHost(host.link)).bring(need, told.append)
+        assert hub.served_all() == before
+        with pytest.raises(
+            NotFound, match=r"There is no model lab/none on http.* or it is private"
+        ):
+            await supplies(host).bring(replace(need, repo="lab/none", commit="main"), told.append)
+        # the token of the backend goes along, where the host has none
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        secret = replace(need, repo="lab/secret", commit="main")
+        assert (await supplies(host).bring(secret, told.append)).model is not None
+
+
+# programs
+
+
+SDK = """
+import json, os, urllib.request
+
+def start(config):
+    key, worker = os.environ["RUNPOD_AI_API_KEY"], os.environ["RUNPOD_POD_ID"]
+    def ask(url, data=None):
+        request = urllib.request.Request(url, data, {"Authorization": key})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read()
+    print("Starting Serverless Worker", flush=True)
+    while True:
+        take = os.environ["RUNPOD_WEBHOOK_GET_JOB"].replace("$ID", worker)
+        status, body = ask(take + "&job_in_progress=0")
+        if status == 200:
+            job = json.loads(body)
+            done = os.environ["RUNPOD_WEBHOOK_POST_OUTPUT"].replace("$RUNPOD_POD_ID", worker)
+            out = json.dumps({"output": config["handler"](job)}).encode()
+            ask(done.replace("$ID", job["id"]) + "&isStream=false", out)
+"""
+HANDLER = """
+import runpod
+from words import greeting
+
+runpod.serverless.start({"handler": lambda job: greeting + job["input"]})
+"""
+
+
+def no_index(server: Sshd, wheels: Path) -> None:
+    """pip there finds the stand-in for the SDK, and nothing else."""
+    files = {"runpod/__init__.py": "from . import serverless", "runpod/serverless.py": SDK}
+    wheel(wheels, "runpod", sdk.VERSION, files)
+    set_there(server, PIP_CONFIG_FILE=os.devnull, PIP_NO_INDEX="1", PIP_FIND_LINKS=wheels)
+
+
+def handler_need(folder: Path) -> Need:
+    file = handler_folder(folder, source=HANDLER)
+    (folder / "words.py").write_text('greeting = "hello "')
+    (folder / ".git").mkdir()
+    (folder / ".git" / "config").write_text("not copied")
+    lines = requirements.read(folder).lines
+    return Need("handler", "1", "handler", folder=folder, name=file.name, requirements=lines)
+
+
+async def test_a_handler_there_takes_jobs_and_its_spool_outlives_it(
+    server: Sshd, host: SshHost, tmp_path: Path
+) -> None:
+    no_index(server, tmp_path / "wheels")
+    told: list[Supplying] = []
+    need = handler_need(tmp_path / "app")
+    premises = await supplies(host).bring(need, told.append)
+    assert [now.text for now in told if now.text.startswith("installing packages: ")]
+    assert premises.model is not None
+    copied = Path(premises.model).parent
+    assert copied.parent == server.nbgpu / "apps"
+    assert sorted(p.name for p in copied.iterdir()) == [
+        "handler.py",
+        "requirements.txt",
+        "words.py",
+    ]
+    spec = WorkerSpec(
+        "h", Path(premises.model), 0, 1, [], endpoint="ep", worker="w1", premises=premises
+    )
+    command = HandlerEngine(Home(tmp_path / "nowhere")).command(spec)
+    assert str(tmp_path / "nowhere") not in json.dumps([command.argv, dict(command.env)])
+    launched = await host.launch(
+        LaunchSpec(NAME, 1, command.argv, command.env, 60, cwd=premises.cwd)
+    )
+    first = await relay_of(host)
+    took = await first.give(("a", b'{"id":"a","input":"Ann"}'))
+    assert took.op == "took"
+    post = await first.next("post")
+    assert (post.header["job"], json.loads(post.body)) == ("a", {"output": "hello Ann"})
+    first.client.ack(post.header["n"])
+    # what it posts while nobody listens is read when it is dead
+    await first.give(("b", b'{"id":"b","input":"Ben"}'))
+    first.client.close()
+    log = server.nbgpu / "instances" / NAME / "spool"
+    await when(lambda: b"hello Ben" in log.read_bytes())
+    os.killpg(launched.pid, signal.SIGKILL)
+    assert (await host.wait(NAME)).signal == signal.SIGKILL
+    assert await host.relay(NAME) is None
+    posts = [post for post in await host.spool(NAME) if post.job == "b"]
+    assert [(post.kind, json.loads(post.body)) for post in posts] == [
+        ("done", {"output": "hello Ben"})
+    ]
+    await host.forget(NAME)
+
+
+async def relay_of(host: SshHost) -> Backend:
+    """Our end of its relay, once that listens."""
+    return Backend(cast(RelayClient, await when(lambda: host.relay(NAME))))
+
+
+async def test_requirements_that_fail_there_are_told_by_the_file_here(
+    server: Sshd, host: SshHost, tmp_path: Path
+) -> None:
+    no_index(server, tmp_path / "wheels")
+    need = handler_need(tmp_path / "app")
+    need = replace(need, requirements=("no-such-thing", *need.requirements))
+    with pytest.raises(EngineMissing, match="no-such-thing") as failed:
+        await supplies(host).bring(need, lambda now: None)
+    assert str(tmp_path / "app" / "requirements.txt") in str(failed.value)
+    assert not list((server.nbgpu / "engines" / "handlers").glob("*/.complete"))
+
+
+async def test_what_is_installed_there_ends_when_nobody_waits_for_it(
+    server: Sshd, host: SshHost, tmp_path: Path
+) -> None:
+    no_index(server, tmp_path / "wheels")
+    begun = endless(tmp_path / "wheels", "slow")
+    need = handler_need(tmp_path / "app")
+    stuck = replace(need, requirements=("slow", *need.requirements))
+    asking = asyncio.create_task(supplies(host).bring(stuck, lambda now: None))
+    await when(begun.exists)
+    assert installers(server)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    await when(lambda: not installers(server))
+    # so it does when the link is gone
+    begun.unlink()
+    asking = asyncio.create_task(supplies(host).bring(stuck, lambda now: None))
+    await when(begun.exists)
+    os.kill(tunnel_pid(host.link.folder), signal.SIGKILL)
+    with pytest.raises(LinkCut):
+        await asking
+    await when(lambda: not installers(server))
+    assert not list((server.nbgpu / "engines" / "handlers").glob("*/.complete"))
+    assert (await supplies(host).bring(need, lambda now: None)).environment
+
+
+def installers(server: Sshd) -> list[int]:
+    """Processes of pip, and of what it builds, there."""
+    found = []
+    for pid in server.everything():
+        with contextlib.suppress(OSError):
+            if b"pip" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
+async def test_a_command_there_starts_in_a_copy_of_its_folder(
+    server: Sshd, host: SshHost, tmp_path: Path
+) -> None:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "index.html").write_text("made here")
+    need = Need("command", "1", folder=folder)
+    premises = await supplies(host).bring(need, lambda now: None)
+    assert premises.cwd is not None and Path(premises.cwd).is_relative_to(server.nbgpu)
+    port = await host.free_port()
+    options = ["python3", "-m", "http.server", "{port}", "--bind", "127.0.0.1"]
+    command = CommandEngine(Home(tmp_path / "nowhere")).command(
+        WorkerSpec("site", None, port, 1, options, premises=premises)
+    )
+    assert command.argv[0] == "python3"
+    await host.launch(LaunchSpec(NAME, 1, command.argv, command.env, 60, cwd=premises.cwd))
+    here = await host.reach(NAME, port)
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{here}") as client:
+
+        async def page() -> str:
+            try:
+                async with client.get("/index.html") as answer:
+                    return await answer.text()
+            except aiohttp.ClientError as error:
+                raise ConnectionError from error
+
+        assert await when(page) == "made here"
+        # an edit is another copy; what runs keeps its own
+        (folder / "index.html").write_text("made anew")
+        assert supplies(host).here(need) is None
+        assert (await supplies(host).bring(need, lambda now: None)).cwd != premises.cwd
+        assert await page() == "made here"
+    await host.stop(NAME, 2)
+    await host.forget(NAME)
+
+
+async def test_two_that_copy_the_same_program_wait_for_each_other(
+    server: Sshd, host: SshHost, tmp_path: Path
+) -> None:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    for number in range(200):
+        (folder / f"page-{number}").write_bytes(os.urandom(100_000))
+    need = Need("command", "1", folder=folder)
+    askers = [SshHost(host.link) for _ in range(3)]
+    found = await asyncio.gather(*(supplies(one).bring(need, lambda now: None) for one in askers))
+    assert len({premises.cwd for premises in found}) == 1
+    assert len(list(Path(cast(str, found[0].cwd)).iterdir())) == 200
+    assert len(list((server.nbgpu / "apps").iterdir())) == 2  # with the lock
+
+
+async def test_too_large_a_program_is_refused_with_its_largest_file(
+    host: SshHost, tmp_path: Path
+) -> None:
+    with (tmp_path / "data.bin").open("wb") as file:
+        file.truncate(300 << 20)
+    with pytest.raises(BadRequest, match=r"the largest file is data.bin \(315 MB\)"):
+        await supplies(host).bring(Need("command", "1", folder=tmp_path), lambda now: None)
 
 
 # a worker

@@ -9,5 +9,5 @@ builder.py        the backend's side: looks at folders and builds in child proce
 sdk.py            the SDK as tested: its version and the modules that come with it
 
 A handler's code and its requirements.txt are read where they lie, each time a worker starts: there
-is no copy. An environment belongs to its requirements, so that equal ones are installed once.
+is no copy on this machine (for other hosts, see providers/ssh/supplies.py). An environment belongs to its requirements, so that equal ones are installed once.
 """

@@ -61,7 +61,7 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class HostSettings:
-    """`code` is what is copied there beside each other: {name: path of the local file}; host.py and
+    """`code` is what is copied there into one folder: {name in it: path of the local file}; host.py and
     shim.py are always among it."""
 
     name: str

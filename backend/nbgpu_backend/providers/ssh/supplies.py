@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -46,7 +46,6 @@ class SshSupplies:
         self._link = link
         self._known: dict[Need, tuple[Cargo | None, Premises]] = {}
         self._bringing: dict[Need, asyncio.Lock] = {}
-        self._copying = asyncio.Lock()
 
     def here(self, need: Need) -> Premises | None:
         """None, too, where files of a folder have changed since."""
@@ -69,9 +68,8 @@ class SshSupplies:
             if (known := self.here(need)) is not None:
                 return known
             load = await asyncio.to_thread(_load, need)
-            if (
-                need.source == "directory"
-            ):  # an engine that cannot be had, before gigabytes of weights
+            if need.source == "directory":
+                # an engine that cannot be had is told before gigabytes are copied
                 await self._there(need, None, told)
             copied = None if load is None else await self._copy(need, load, told)
             premises = await self._there(need, copied, told)
@@ -85,7 +83,8 @@ class SshSupplies:
             "do": "bring", "engine": need.engine, "version": need.version, "source": need.source,
             "repo": need.repo, "commit": need.commit, "name": need.name,
             "requirements": need.requirements, "constraints": need.constraints,
-            "copied": copied, "keep": KEPT, "token": os.environ.get("HF_TOKEN"),
+            "folder": str(need.folder), "copied": copied, "keep": KEPT,
+            "token": os.environ.get("HF_TOKEN") if need.source == "hub" else None,
         }  # fmt: skip
         async with aclosing(programs.lines(self._link, PROGRAM, request)) as lines:
             async for line in lines:
@@ -98,16 +97,28 @@ class SshSupplies:
         """Where it lies then, below the root there."""
         kind = "models" if need.source == "directory" else "apps"
         place = f"{kind}/{load.key}"
-        async with self._copying:
+        if await self._is(place, "folder"):
+            return place
+        async with self._held(kind, told):
             if await self._is(place, "folder"):
                 return place
-            await self._check_space(load)
-            await self._call("mkdir", path=kind)
+            await self._check_space(load, f"{place}.part")
             if kind == "models":
                 await self._copy_files(load, place, told)
             else:
                 await self._copy_archive(load, place, told)
         return place
+
+    @asynccontextmanager
+    async def _held(self, folder: str, told: Told) -> AsyncIterator[None]:
+        """Nobody else copies into that folder there, of whatever backend."""
+        request = {"do": "hold", "folder": folder}
+        async with aclosing(programs.lines(self._link, PROGRAM, request)) as lines:
+            async for line in lines:
+                if line["kind"] == "held":
+                    break
+                told(Supplying(line["text"]))
+            yield
 
     async def _copy_files(self, load: Cargo, place: str, told: Told) -> None:
         """One by one, each gone on with where a cut left it."""
@@ -141,11 +152,13 @@ class SshSupplies:
             async for _ in lines:
                 pass
 
-    async def _check_space(self, load: Cargo) -> None:
+    async def _check_space(self, load: Cargo, part: str) -> None:
+        """`part` is what a cut has left of it."""
+        missing = load.bytes - int((await self._call("size", path=part))["bytes"])
         free = int((await self._call("hello", tools=False))["disk_free"])
-        if load.bytes + MARGIN_BYTES > free:
+        if missing + MARGIN_BYTES > free:
             raise DiskError(
-                f"{load.folder} has {load.bytes / 1e9:.1f} GB, and {self._link.name} has "
+                f"{load.folder} needs {missing / 1e9:.1f} GB more on {self._link.name}, which has "
                 f"{free / 1e9:.1f} GB free.",
                 "Free some space there, in the home of that user.",
             )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from nbgpu_backend.home import Home
 
 from tests.support.ssh_workers import HostsBackend
 from tests.support.sshd import Net, Sshd, needs_sshd, serving, tunnel_pid
@@ -230,3 +231,70 @@ def test_what_is_stopped_while_its_host_is_away_ends_there_later(
     net.restore(0)
     until(lambda: labs.workers("far") == [] and labs.instances("lab1") == [], within=40)
     labs.http.delete("/v2/serverless/far").raise_for_status()
+
+
+# real engines
+
+
+def engines_there(server: Sshd) -> None:
+    """Engines of that user are those of this machine: building one takes two minutes."""
+    folder = Home.default().engines
+    (server.home / ".bashrc").write_text(f"export NBGPU_ENGINES='{folder}'\n")
+
+
+@pytest.mark.vllm
+def test_a_real_model_is_served_from_there(tmp_path: Path, server: Sshd, tiny_llama: Path) -> None:
+    engines_there(server)
+    home = HostsBackend(tmp_path / "home", {"lab1": server})
+    home.start()
+    try:
+        home.deploy_on("tiny", "lab1", nbgpu={"engine": {"name": "vllm"}, "model": str(tiny_llama)})
+        answer = home.chat("tiny", max_tokens=8)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["usage"]["completion_tokens"] >= 1
+        (worker,) = home.workers("tiny")
+        assert worker["nbgpu"]["place"] == "lab1"
+        assert worker["nbgpu"]["memoryBytes"] is None or worker["nbgpu"]["memoryBytes"] > 1e8
+        assert {p["name"] for p in worker["nbgpu"]["phases"]} >= {"import", "weights"}
+        copied = [p.name for p in (server.nbgpu / "models").iterdir()]
+        home.http.delete("/v2/serverless/tiny").raise_for_status()
+        assert home.instances("lab1") == []
+        home.deploy_on(
+            "again", "lab1", nbgpu={"engine": {"name": "vllm"}, "model": str(tiny_llama)}
+        )
+        until(lambda: home.row("again")["state"] == "asleep", within=20)
+        assert [p.name for p in (server.nbgpu / "models").iterdir()] == copied  # once per host
+    finally:
+        home.shutdown(everything=True)
+
+
+def test_a_handlers_job_is_done_once_through_a_link_that_is_cut(
+    labs: HostsBackend, net: Net, tmp_path: Path
+) -> None:
+    # its environment comes from this machine: a host in a network of its own reaches no package index
+    engines_there(labs.servers["lab1"])
+    handler = tmp_path / "job" / "handler.py"
+    handler.parent.mkdir()
+    handler.write_text(
+        "import time, runpod\n"
+        "def handler(job):\n"
+        "    open('runs', 'a').write('x')\n"
+        "    time.sleep(job['input']['s'])\n"
+        "    return job['input']['s']\n"
+        "runpod.serverless.start({'handler': handler})\n"
+    )
+    extras = {"engine": {"name": "handler"}, "model": str(handler)}
+    labs.deploy_on("work", "lab1", nbgpu=extras)
+    until(lambda: labs.row("work")["state"] != "fetching", within=120)
+    assert labs.http.post("/v2/work/runsync", json={"input": {"s": 0}}, timeout=60).json()["output"] == 0  # fmt: skip
+    job = labs.http.post("/v2/work/run", json={"input": {"s": 6}}).json()["id"]
+    until(lambda: labs.get(f"/v2/work/status/{job}")["status"] == "IN_PROGRESS")
+    net.cut(0)
+    until(lambda: labs.states("work") == {"lab1": "unreachable"}, within=60)
+    labs.kill()
+    labs.start()
+    assert labs.get(f"/v2/work/status/{job}")["status"] == "IN_PROGRESS"
+    net.restore(0)
+    until(lambda: labs.get(f"/v2/work/status/{job}")["status"] == "COMPLETED", within=60)
+    (app,) = (labs.servers["lab1"].nbgpu / "apps").iterdir()
+    assert (app / "runs").read_text() == "xx"

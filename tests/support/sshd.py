@@ -128,6 +128,15 @@ class Sshd:
             (self.root / "sshd.log").unlink()
         until(lambda: not [_kill(pid) for pid in self.everything()], within=10)
 
+    def hang_up(self) -> None:
+        """The server and its sessions, and nothing that was started through it; `start` brings it back."""
+        assert self._process is not None
+        for pid in [self.pid, *_below(self.pid, "sshd")]:
+            _kill(pid)
+        self._process.wait()
+        self._process = None
+        (self.root / "sshd.log").unlink()
+
     def everything(self) -> list[int]:
         """Living processes with this home in their environment."""
         mark = os.fsencode(self.home)

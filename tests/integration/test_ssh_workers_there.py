@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
+import random
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -131,6 +133,41 @@ async def test_a_port_there_is_reached_through_one_here(server: Sshd, host: SshH
         await host.forget(NAME)
         with pytest.raises(ConnectionRefusedError):
             await says(here)
+
+
+async def test_a_stream_arrives_whole_whoever_is_slow(host: SshHost) -> None:
+    """In pieces of all sizes, many times what may be on its way at once."""
+    draw = random.Random(7)
+    content = draw.randbytes(24 << 20)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        at = 0
+        while at < len(content):
+            size = draw.choice((1, 200, 3000, 100_000))
+            writer.write(content[at : at + size])
+            at += size
+            await writer.drain()
+        writer.close()
+
+    async def digest(port: int, pause_every: int) -> bytes:
+        found, since = hashlib.sha256(), 0
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4096)
+        while data := await reader.read(1 << 14):
+            found.update(data)
+            since += len(data)
+            if since > pause_every:
+                since = 0
+                await asyncio.sleep(0.02)
+        writer.close()
+        return found.digest()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        await host.link.hello()
+        here = await host.reach(NAME, server.sockets[0].getsockname()[1])
+        whole = hashlib.sha256(content).digest()
+        pauses = (1 << 17, 1 << 20, 1 << 30)
+        assert await asyncio.gather(*(digest(here, every) for every in pauses)) == [whole] * 3
 
 
 async def test_a_port_is_another_one_where_it_was_taken_meanwhile(host: SshHost) -> None:

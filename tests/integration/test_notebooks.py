@@ -12,6 +12,7 @@ import pytest
 from demo.notebook import execute
 from tests.support.backend import CLONE, BackendProcess
 from tests.support.ssh_pods import share_engines
+from tests.support.ssh_workers import engines_there
 from tests.support.sshd import Sshd, serving
 
 
@@ -105,13 +106,20 @@ def test_the_pods_notebook_runs_cells_and_moves_values_and_files(
     assert backend.backend.token not in done.html.read_text()
 
 
-def test_the_notebook_of_own_servers_opens_a_pod_on_one(
-    backend: BackendProcess, pod_engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.vllm
+def test_the_notebook_of_own_servers_opens_a_pod_and_serves_a_model_on_one(
+    backend: BackendProcess,
+    pod_engines: Path,
+    tiny_llama: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("NBGPU_HOME", str(backend.home.root))
     with serving(Sshd(tmp_path / "server")) as server:
         share_engines(server, pod_engines)
+        engines_there(server)
         hop = server.hop()
+        monkeypatch.setenv("NBGPU_EXAMPLE_MODEL", str(tiny_llama))
         monkeypatch.setenv("NBGPU_EXAMPLE_SERVER", f"{hop.user}@{hop.address}:{hop.port}")
         monkeypatch.setenv("NBGPU_EXAMPLE_OPTIONS", f"--key {server.user_key} --yes")
         source = Path(shutil.copy(CLONE / "notebooks" / "own-servers.ipynb", tmp_path))
@@ -121,4 +129,6 @@ def test_the_notebook_of_own_servers_opens_a_pod_on_one(
     assert all(cell.execution_count for cell in code)
     (total,) = next(cell for cell in code if cell.source == "total").outputs
     assert total.data["text/plain"] == "4950"
+    offers = next(cell for cell in code if cell.source == "%gpu offers").outputs
+    assert "lab1" in str(offers) and "processors" in str(offers)
     assert backend.get("/nbgpu/v1/hosts")["hosts"] == []

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from nbgpu_backend.home import Home
 
-from tests.support.ssh_workers import HostsBackend
+from tests.support.ssh_workers import HostsBackend, engines_there
 from tests.support.sshd import Net, Sshd, needs_sshd, serving, tunnel_pid
 from tests.support.waiting import until
 
@@ -234,12 +233,6 @@ def test_what_is_stopped_while_its_host_is_away_ends_there_later(
 
 
 # real engines
-
-
-def engines_there(server: Sshd) -> None:
-    """Engines of that user are those of this machine: building one takes two minutes."""
-    folder = Home.default().engines
-    (server.home / ".bashrc").write_text(f"export NBGPU_ENGINES='{folder}'\n")
 
 
 @pytest.mark.vllm

@@ -5,9 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from nbgpu_backend.home import Home
+
 from tests.support.backend import BackendProcess
 from tests.support.ssh_pods import add_host
 from tests.support.sshd import Sshd
+
+
+def engines_there(server: Sshd) -> None:
+    """Engines of that user are those of this machine: building one takes two minutes."""
+    folder = Home.default().engines
+    (server.home / ".bashrc").write_text(f"export NBGPU_ENGINES='{folder}'\n")
 
 
 class HostsBackend(BackendProcess):

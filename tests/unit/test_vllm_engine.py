@@ -244,10 +244,7 @@ def test_memory_is_weights_as_loaded_and_cache_and_engine(tmp_path: Path) -> Non
     assert sizing.worker_bytes(sizing.weights(tmp_path), [], {"amx_bf16"}) == base + 1000
     assert sizing.worker_bytes(sizing.weights(tmp_path), [], {"avx2"}) == base + 2000
     small = ["--kv-cache-memory-bytes", "1M", "--dtype", "half"]
-    assert (
-        sizing.worker_bytes(sizing.weights(tmp_path), small, {"avx2"})
-        == sizing.ENGINE_BYTES + (1 << 20) + 1000
-    )
+    assert sizing.worker_bytes(sizing.weights(tmp_path), small, {"avx2"}) == sizing.ENGINE_BYTES + (1 << 20) + 1000
     assert sizing.worker_bytes(None, [], ()) == base
 
 

@@ -367,7 +367,7 @@ class Pods:
         if spec.args is not None:
             raise BadRequest(
                 "`args` are for the program of an image, and a pod runs a kernel in its place.",
-                "Leave them out, and start that program in the pod: nbgpu shell, or a cell.",
+                "Leave them out, and start that program in the pod, from a cell or a terminal.",
             )
         cores = os.cpu_count() or 1
         if place.on == LOCAL and place.cpu is not None and place.cpu > cores:

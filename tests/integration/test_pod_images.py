@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from nbgpu_backend.providers.local import records
 
-from tests.support.podman import BARE, IMAGE, NO_KERNEL, Podman, podman
+from tests.support.podman import BARE, IMAGE, Podman, podman
 from tests.support.pods import PodBackend, SpawnedBackend, path_without, processes_with
 from tests.support.waiting import until
+from tests.support.wheels import index, wheel
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers run on Linux")
 
@@ -101,12 +102,23 @@ def test_one_that_eats_memory_ends_with_the_reason(home: PodBackend, engine: Pod
     assert engine.containers() == []
 
 
-def test_what_an_image_lacks_is_installed_or_said(home: PodBackend) -> None:
-    home.open_pod(image=NO_KERNEL, requirements=["humanize"])
-    assert home.printed("import humanize; print(humanize.intword(10**6))") == "1.0 million\n"
-    home.delete_pod()
-    home.open_pod(image=BARE, wait=False)
-    assert f"{BARE} cannot be a pod: it has no python3" in why(home)
+def test_what_an_image_lacks_is_installed_or_said(tmp_path: Path, engine: Podman) -> None:
+    wheel(tmp_path / "nbgpu-tiny", "nbgpu-tiny", "1.0", {"nbgpu_tiny.py": "SIZE = 3"})
+    backend = SpawnedBackend(tmp_path / "home")
+    with index(tmp_path) as url:
+        backend.environment |= {**engine.environment, "PIP_INDEX_URL": url}
+        backend.start()
+        try:
+            backend.open_pod(image=IMAGE, requirements=["nbgpu-tiny==1.0"])
+            assert backend.printed("import nbgpu_tiny; print(nbgpu_tiny.SIZE)") == "3\n"
+            backend.delete_pod()
+            backend.open_pod(image=IMAGE, requirements=["nbgpu-tiny==2.0"], wait=False)
+            assert "no package fits nbgpu-tiny==2.0 (there are 1.0)" in why(backend)
+            backend.delete_pod()
+            backend.open_pod(image=BARE, wait=False)
+            assert f"{BARE} cannot be a pod: it has no python3" in why(backend)
+        finally:
+            backend.shutdown(everything=True)
 
 
 def test_an_image_that_is_nowhere_is_named(home: PodBackend) -> None:

@@ -51,7 +51,6 @@ runroot = "{folder}/run"
 """
 IMAGE = "localhost/nbgpu-test:1"
 BARE = "localhost/nbgpu-bare:1"  # a shell, no Python
-NO_KERNEL = "localhost/nbgpu-no-kernel:1"
 PROGRAMS = ("sh", "sleep", "setsid", "true")
 SPARED = ("debugpy", "jedi")  # large, and a kernel works without
 LEFT_OUT = ("__pycache__", "site-packages", "test", "idlelib", "tkinter", "turtledemo", "ensurepip",
@@ -89,7 +88,7 @@ class Podman:
 
 @contextmanager
 def podman(folder: Path) -> Iterator[Podman]:
-    """With IMAGE, NO_KERNEL and BARE. Skips where no container can be run."""
+    """With IMAGE and BARE. Skips where no container can be run."""
     for program in ("podman", "runc"):
         if shutil.which(program) is None:
             pytest.skip(f"no {program}: install it (tests/debian-packages.txt)")
@@ -109,7 +108,6 @@ def podman(folder: Path) -> Iterator[Podman]:
             made("run", "--rm", "--network", "none", BARE, "true")
         except AssertionError as error:
             pytest.skip(f"podman runs no containers here: {str(error).splitlines()[-1]}")
-        made.import_image(NO_KERNEL, "pip")
         made.import_image(IMAGE, "ipykernel", "pip")
         yield made
     finally:

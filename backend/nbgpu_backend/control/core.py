@@ -134,7 +134,7 @@ class Core:
         self.hosts.load()
         await self.pods.load()
         await self._adopt()
-        await self.pods.begin()
+        self.pods.begin()
         await self._settle_orphaned_jobs()
         for work in (
             self._keep_alive(),

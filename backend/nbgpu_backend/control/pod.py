@@ -136,6 +136,18 @@ class PodControl:
         return self._over.is_set()
 
     @property
+    def containers(self) -> list[str]:
+        """Names of those that it may have now."""
+        if self.record.spec.image is None or self.ended:
+            return []
+        return [self._room, *([self.instance.name] if self.instance is not None else [])]
+
+    @property
+    def _room(self) -> str:
+        """What makes its room is called so."""
+        return f"nbgpu-{self._services.installation}-{self.id}"
+
+    @property
     def kernelspec(self) -> str | None:
         return spec_name(self.name) if self.running else None
 
@@ -195,7 +207,7 @@ class PodControl:
             code="pod_not_ready",
         )
 
-    def plan(self, instance: str = "") -> PodPlan:
+    def plan(self, container: str) -> PodPlan:
         spec = self.record.spec
         return PodPlan(
             id=self.id,
@@ -205,10 +217,10 @@ class PodControl:
             network=spec.nbgpu.network,
             gpus=self.gpus,
             image=spec.image,
+            container=container,
+            installation=self._services.installation,
             memory_bytes=self.memory_limit,
             processes=spec.nbgpu.limits.processes,
-            installation=self._services.installation,
-            instance=instance,
         )
 
     # --- verbs ------------------------------------------------------------------------------------
@@ -321,7 +333,7 @@ class PodControl:
             self._services.pulse.touch(self.id)
 
         try:
-            await self._host.prepare(self.plan(), told)
+            await self._host.prepare(self.plan(self._room), told)
         except NbgpuError as error:
             self.preparation = Preparation(state="failed", error=str(error))
             raise

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -51,6 +51,7 @@ class Pods:
         self._others = others
         self._by_id: dict[str, PodControl] = {}
         self._by_name: dict[str, PodControl] = {}
+        self._clearing: asyncio.Task[None] | None = None
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # --- looking up -------------------------------------------------------------------------------
@@ -113,14 +114,10 @@ class Pods:
             await control.bury(record, ended)
         return True
 
-    async def begin(self) -> None:
+    def begin(self) -> None:
         """After adoption: those that were on their way, go on."""
         if contained := [c for c in self.all() if c.record.spec.image is not None]:
-            alive = [c.instance.name for c in contained if c.instance is not None]
-            installation = self._services.installation
-            for place in {c.site.name: c.site.pods for c in contained}.values():
-                with suppress(NbgpuError):
-                    await place.clear_others(installation, alive)
+            self._clearing = asyncio.create_task(self._clear_others(contained))
         KernelSpecs(self._services.home.kernels, self._services.home.root).keep_only(
             c.name for c in self.all() if c.live
         )
@@ -128,7 +125,18 @@ class Pods:
             if control.record.wanted == "running" and control.instance is None:
                 control.go()
 
+    async def _clear_others(self, contained: Sequence[PodControl]) -> None:
+        """Containers that nobody removed: the machine went down, or their engine."""
+        for pods_there in {c.site.name: c.site.pods for c in contained}.values():
+            with suppress(NbgpuError):
+                await pods_there.clear_others(
+                    self._services.installation,
+                    lambda: [name for c in self.all() for name in c.containers],
+                )
+
     async def close(self) -> None:
+        if self._clearing is not None:
+            self._clearing.cancel()
         await asyncio.gather(*(control.close() for control in self.all()))
 
     async def stop_all(self, code: str, text: str) -> list[str]:

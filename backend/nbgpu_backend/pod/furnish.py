@@ -63,10 +63,8 @@ def make(venv: str) -> str:
     version = "%d.%d" % sys.version_info[:2]
     # the image's own Python may be that of an environment
     base = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
-    config = "home = %s\ninclude-system-site-packages = false\nversion = %s\n" % (
-        os.path.dirname(base),
-        version,
-    )
+    config = "home = %s\ninclude-system-site-packages = false\nversion = %s\nnbgpu = image\n"
+    config %= (os.path.dirname(base), version)
     settings = os.path.join(venv, "pyvenv.cfg")
     try:
         with open(settings) as file:

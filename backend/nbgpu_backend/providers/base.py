@@ -176,10 +176,12 @@ class PodPlan:
     network: Literal["host", "none"] = "host"
     gpus: tuple[Gpu, ...] = ()
     image: str | None = None
-    memory_bytes: int = 0  # known once there is an instance, as is its name
-    processes: int = 0
+    container: str = (
+        ""  # its name, where there is an image: that of the instance, or of what makes its room
+    )
     installation: str = ""
-    instance: str = ""
+    memory_bytes: int = 0  # that it may hold; 0: not known yet
+    processes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +235,8 @@ class PodHost(Protocol):
         """Remove the container that an instance from an image may have left. Raises Unavailable."""
         ...
 
-    async def clear_others(self, installation: str, alive: Collection[str]) -> None:
-        """Remove this installation's containers, but those of these instances. Raises Unavailable."""
+    async def clear_others(self, installation: str, alive: Callable[[], Collection[str]]) -> None:
+        """Remove this installation's containers, but those of these names. Raises Unavailable."""
         ...
 
     async def connect(self, pod_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -72,13 +72,13 @@ class Containers:
         if answer.code is None:
             raise Unavailable(f"{engine.name} did not remove a container: {answer.error}.")
 
-    async def remove_others(self, installation: str, alive: Collection[str]) -> None:
-        """All of this installation but those. Raises Unavailable."""
+    async def remove_others(self, installation: str, alive: Callable[[], Collection[str]]) -> None:
+        """All of this installation but those, which are asked for last. Raises Unavailable."""
         engine = await self.engine()
         label = f"label={containers.LABEL}={installation}"
         argv = (engine.program, "ps", "--all", "--filter", label, "--format", "{{.Names}}")
         answer = await ask(*argv, within_s=PROBE_S)
-        if names := [name for name in answer.text.split() if name not in alive]:
+        if names := [name for name in answer.text.split() if name not in alive()]:
             await self.remove(*names)
 
     async def _id(self, engine: Engine, name: str) -> str:

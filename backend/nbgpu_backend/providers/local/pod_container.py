@@ -79,7 +79,7 @@ class ContainerPods:
         if _text(folders.home / "venv" / "furnished") == whole:
             return
         box = Box(
-            name=f"nbgpu-{plan.installation}-{plan.id}-room",
+            name=plan.container,
             installation=plan.installation,
             image=image,
             hostname=plan.name,
@@ -107,6 +107,7 @@ class ContainerPods:
 
         argv = containers.run(engine, box, ["python3", f"{CODE}/furnish.py"])
         told("a look into the image")
+        await self._containers.remove(box.name)  # of a machine that went down meanwhile
         try:
             code, tail = await follow(*argv, heard=heard, given=json.dumps(given).encode() + b"\n")
         except BaseException:
@@ -125,7 +126,7 @@ class ContainerPods:
         env: Mapping[str, str],
     ) -> PodCommand:
         box = Box(
-            name=plan.instance,
+            name=plan.container,
             installation=plan.installation,
             image=str(plan.image),
             hostname=plan.name,
@@ -163,7 +164,7 @@ class ContainerPods:
     async def clear(self, instance: str) -> None:
         await self._containers.remove(instance)
 
-    async def clear_others(self, installation: str, alive: Collection[str]) -> None:
+    async def clear_others(self, installation: str, alive: Callable[[], Collection[str]]) -> None:
         await self._containers.remove_others(installation, alive)
 
 

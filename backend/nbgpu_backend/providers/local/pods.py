@@ -139,7 +139,7 @@ class LocalPods:
     async def clear(self, instance: str) -> None:
         await self._contained.clear(instance)
 
-    async def clear_others(self, installation: str, alive: Collection[str]) -> None:
+    async def clear_others(self, installation: str, alive: Callable[[], Collection[str]]) -> None:
         await self._contained.clear_others(installation, alive)
 
     async def connect(self, pod_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -123,7 +123,7 @@ class SshPods:
     async def clear(self, instance: str) -> None:
         """There are no containers."""
 
-    async def clear_others(self, installation: str, alive: Collection[str]) -> None:
+    async def clear_others(self, installation: str, alive: Callable[[], Collection[str]]) -> None:
         """There are no containers."""
 
     async def connect(self, pod_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

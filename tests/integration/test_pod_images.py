@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from nbgpu_backend.providers.local import records
 
-from tests.support.podman import BARE, IMAGE, Podman, podman
+from tests.support.podman import BARE, IMAGE, Podman, podman, registry
 from tests.support.pods import PodBackend, SpawnedBackend, path_without, processes_with
 from tests.support.waiting import until
 from tests.support.wheels import index, wheel
@@ -87,12 +88,17 @@ def test_nothing_is_left_where_the_shim_is_killed_and_a_backend_adopts_what_runs
     home.pod_ready()
     assert home.printed("print(kept)") == "1\n"
 
+    label = '{{index .Config.Labels "nbgpu.installation"}}'
+    ours = engine("inspect", "--format", label, *engine.containers())
     home.kill()
     os.kill(shim_of(home), signal.SIGKILL)
-    until(lambda: engine.containers() == [] and not processes_with("agent.py"))  # nobody helps
+    until(lambda: engine.containers() == [])  # though nobody helps
+    engine("run", "--detach", "--network", "none", "--name", "left",
+           "--label", f"nbgpu.installation={ours}", BARE, "sleep", "98772")  # fmt: skip
     home.start()
     until(lambda: home.state() == "failed")
     assert home.pod()["nbgpu"]["reason"]["code"] == "lost"
+    until(lambda: engine.containers() == [] and not processes_with("98772"))
 
 
 def test_one_that_eats_memory_ends_with_the_reason(home: PodBackend, engine: Podman) -> None:
@@ -119,6 +125,33 @@ def test_what_an_image_lacks_is_installed_or_said(tmp_path: Path, engine: Podman
             assert f"{BARE} cannot be a pod: it has no python3" in why(backend)
         finally:
             backend.shutdown(everything=True)
+
+
+def test_one_that_is_still_installed_into_can_be_given_up(tmp_path: Path, engine: Podman) -> None:
+    backend = SpawnedBackend(tmp_path / "home")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        backend.environment |= {**engine.environment, "PIP_INDEX_URL": url}
+        backend.start()
+        try:
+            backend.open_pod(image=IMAGE, requirements=["nbgpu-tiny"], wait=False)
+            asked, _ = silent.accept()  # pip waits for an answer
+            asked.close()
+            backend.delete_pod()
+            assert engine.containers() == []
+        finally:
+            backend.shutdown(everything=True)
+
+
+def test_an_image_is_pulled_where_it_is_not_here(home: PodBackend, engine: Podman) -> None:
+    with registry(engine, BARE) as name:
+        home.open_pod(image=name, wait=False)
+        assert "has no python3" in why(home)
+        assert name.rpartition(":")[0] in engine("images")
+        home.delete_pod()
+        other = name.replace("there", "elsewhere")
+        home.open_pod(image=other, wait=False)
+        assert f"There is no image {other}" in why(home)
 
 
 def test_an_image_that_is_nowhere_is_named(home: PodBackend) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
+import json
 import os
 import re
 import shutil
@@ -15,10 +16,13 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +52,10 @@ STORAGE = """[storage]
 driver = "overlay"
 graphroot = "{folder}/graph"
 runroot = "{folder}/run"
+"""
+REGISTRIES = """[[registry]]
+location = "{address}"
+insecure = true
 """
 IMAGE = "localhost/nbgpu-test:1"
 BARE = "localhost/nbgpu-bare:1"  # a shell, no Python
@@ -102,6 +110,9 @@ def podman(folder: Path) -> Iterator[Podman]:
     ):
         (folder / name).write_text(text.format(folder=folder))
         made.environment[variable] = str(folder / name)
+    registries = folder / "registries.conf"
+    registries.touch()
+    made.environment["CONTAINERS_REGISTRIES_CONF"] = str(registries)
     try:
         try:
             made.import_image(BARE, python=False)
@@ -115,6 +126,45 @@ def podman(folder: Path) -> Iterator[Podman]:
         made("rmi", "--all", "--force", check=False)
         mounted = folder / "graph" / "overlay"
         subprocess.run(["umount", str(mounted)], capture_output=True, check=False)
+
+
+@contextmanager
+def registry(made: Podman, image: str) -> Iterator[str]:
+    """The name of `image` in a registry that has nothing else."""
+    folder = made.folder / "pushed"
+    made("push", image, f"dir:{folder}")
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            manifest = (folder / "manifest.json").read_bytes()
+            body, kind = b"{}", "application/json"
+            if self.path.startswith("/v2/there/manifests/"):
+                body, kind = manifest, json.loads(manifest)["mediaType"]
+            elif self.path.startswith("/v2/there/blobs/sha256:"):
+                body, kind = (folder / self.path[-64:]).read_bytes(), "application/octet-stream"
+            elif self.path != "/v2/":
+                body = b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}'
+            self.send_response(404 if b"errors" in body[:10] else 200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        address = f"127.0.0.1:{server.server_port}"
+        (made.folder / "registries.conf").write_text(REGISTRIES.format(address=address))
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"{address}/there:1"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 class Root:

@@ -22,7 +22,7 @@ from nbgpu_backend.providers import containers
 from nbgpu_backend.providers.base import PodCommand, PodPlan, Separation
 from nbgpu_backend.providers.containers import Box, Engine
 from nbgpu_backend.providers.local.commands import follow
-from nbgpu_backend.providers.local.containers import Containers
+from nbgpu_backend.providers.local.container_engine import Containers
 from nbgpu_backend.providers.local.pod_environment import KERNEL, OURS
 
 CHILD = Path(__file__).with_name("container_child.py")

@@ -93,7 +93,7 @@ def test_nothing_is_left_where_the_shim_is_killed_and_a_backend_adopts_what_runs
     home.kill()
     os.kill(shim_of(home), signal.SIGKILL)
     until(lambda: engine.containers() == [])  # though nobody helps
-    engine("run", "--detach", "--network", "none", "--name", "left",
+    engine("run", "--detach", "--stop-timeout", "0", "--network", "none", "--name", "left",
            "--label", f"nbgpu.installation={ours}", BARE, "sleep", "98772")  # fmt: skip
     home.start()
     until(lambda: home.state() == "failed")

@@ -92,7 +92,8 @@ def run(engine: Engine, box: Box, argv: Sequence[str]) -> list[str]:
     """The command line of one in the foreground that is removed at its end; `argv` is run in place of the
     image's own program."""
     words = [engine.program, "run", "--rm", "--interactive", "--pull", "never"]
-    words += ["--name", box.name, "--label", f"{LABEL}={box.installation}"]
+    # who removes it has waited before
+    words += ["--stop-timeout", "0", "--name", box.name, "--label", f"{LABEL}={box.installation}"]
     words += ["--hostname", box.hostname, "--network", "host" if box.network else "none"]
     # its output is in the log of its instance
     words += ["--user", engine.user, "--log-driver", "none"]

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers run 
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    with podman(tmp_path_factory.mktemp("podman")) as made:
+def engine() -> Iterator[Podman]:
+    with podman() as made:
         yield made
 
 
@@ -60,7 +60,8 @@ def test_a_pod_from_an_image_is_opened_used_stopped_started_and_deleted(
     assert home.printed(f"print(os.path.exists({str(home.home.root)!r}))") == "False\n"
     home.run("open('kept.txt', 'w').write('here'); open('/left.txt', 'w').write('there')")
     assert Path(pod["nbgpu"]["workspace"], "kept.txt").read_text() == "here"
-    assert len(engine.containers()) == 1
+    (container,) = engine.containers()
+    assert "COLOUR" not in engine("inspect", container)  # nor, then, a secret
 
     stopped = home.stop_pod()
     assert stopped["nbgpu"]["reason"]["text"] == "stopped by you"
@@ -102,7 +103,8 @@ def test_nothing_is_left_where_the_shim_is_killed_and_a_backend_adopts_what_runs
 
 
 def test_one_that_eats_memory_ends_with_the_reason(home: PodBackend, engine: Podman) -> None:
-    home.open_pod(image=IMAGE, limits={"memoryBytes": 300_000_000})
+    home.open_pod(image=IMAGE, network="none", limits={"memoryBytes": 300_000_000})
+    assert home.printed("import socket; print(socket.if_nameindex())") == "[(1, 'lo')]\n"
     home.start_run("import time\nheld = []\nwhile True: held.append(b'x' * 10**7); time.sleep(.05)")
     assert "are allowed" in why(home)
     assert engine.containers() == []

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -94,8 +95,15 @@ class Podman:
 
 
 @contextmanager
-def podman(folder: Path) -> Iterator[Podman]:
+def podman() -> Iterator[Podman]:
     """With IMAGE and BARE. Skips where no container can be run."""
+    # a short path: with a longer one podman waits 20 s for the end of each container
+    with TemporaryDirectory(prefix="podman-") as folder, _podman(Path(folder)) as made:
+        yield made
+
+
+@contextmanager
+def _podman(folder: Path) -> Iterator[Podman]:
     for program in ("podman", "runc"):
         if shutil.which(program) is None:
             pytest.skip(f"no {program}: install it (tests/debian-packages.txt)")

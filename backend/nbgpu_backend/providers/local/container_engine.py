@@ -15,7 +15,8 @@ from nbgpu_backend.providers.local.commands import Answer, ask, follow
 
 PROBE_S = 10.0
 ACT_S = 60.0  # to end and remove containers
-KNOWN_S = 60.0  # a daemon may be started or ended meanwhile
+KNOWN_S = 60.0  # its daemon may end meanwhile
+SOON_S = 5.0  # one may be installed or started, and then it is tried again
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Containers:
         """Podman before docker. What was found holds for a while."""
         if time.monotonic() >= self._until:
             self._found = await _probe()
-            self._until = time.monotonic() + KNOWN_S
+            self._until = time.monotonic() + (KNOWN_S if self._found.engine else SOON_S)
         return self._found
 
     async def engine(self) -> Engine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from nbgpu_backend.errors import DiskError, Unavailable
@@ -18,6 +19,7 @@ from nbgpu_backend.providers.containers import (
     removal,
     run,
 )
+from nbgpu_backend.providers.local.pod_container import for_images
 
 PODMAN = Engine("podman", "/usr/bin/podman", "0:0", True, frozenset({"memory", "pids"}))
 DOCKER = Engine("docker", "/usr/bin/docker", "1000:1000", False, frozenset({"memory"}))
@@ -120,6 +122,16 @@ def test_the_last_word_of_an_engine_is_its_error() -> None:
     tail = ["Error: runc: permission denied.", "see podman run --help", ""]
     assert last(tail) == "runc: permission denied"
     assert last([]) == "it said nothing"
+
+
+def test_settings_that_mean_something_in_an_image(tmp_path: Path) -> None:
+    """A file that a variable names is shown there; another machine's languages are not."""
+    certificates = str(tmp_path / "ca.pem")
+    Path(certificates).touch()
+    env = {"PIP_CERT": certificates, "PIP_INDEX_URL": "http://i/", "LC_ALL": "de_DE.UTF-8",
+           "PIP_CONSTRAINT": "/not/there"}  # fmt: skip
+    kept, files = for_images(env)
+    assert files == [certificates] and "LC_ALL" not in kept and kept["PIP_INDEX_URL"] == "http://i/"
 
 
 def test_names_of_images() -> None:

@@ -321,7 +321,6 @@ def test_names_are_shared_with_endpoints_and_bad_wishes_are_refused(home: PodBac
     for body, status, words in (
         ({"name": "chat"}, 409, "is an endpoint"),
         ({"name": "Bad Name"}, 400, "is no name"),
-        ({"name": "t", "image": "pytorch"}, 503, "cannot be run here"),
         ({"name": "t", "gpu": {"ids": ["H100"]}}, 503, "No GPU"),
         ({"name": "t", "env": {"MY_TOKEN": "x"}}, 400, "nbgpu secret add MY_TOKEN"),
         ({"name": "t", "nbgpu": {"limits": {"untilUs": 1}}}, 400, "is past"),

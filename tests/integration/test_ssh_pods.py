@@ -123,6 +123,13 @@ def net() -> Iterator[Net]:
     found.stop()
 
 
+def test_an_image_is_refused_there(home: PodBackend) -> None:
+    asked = {"name": "t", "image": "python:3.12", "nbgpu": {"place": {"on": "lab1"}}}
+    refused = home.http.post("/v2/pods", json=asked)
+    assert refused.status_code == 503
+    assert "pods from images are not supported on lab1 yet" in refused.text
+
+
 def test_a_host_that_is_not_heard_is_not_dead(tmp_path: Path, pod_engines: Path, net: Net) -> None:
     server = Sshd(tmp_path / "far", net.address(0), enter=net.enter(0), port=2222)
     with serving(server):

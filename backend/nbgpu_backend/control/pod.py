@@ -136,6 +136,18 @@ class PodControl:
         return self._over.is_set()
 
     @property
+    def containers(self) -> list[str]:
+        """Names of those that it may have now."""
+        if self.record.spec.image is None or self.ended:
+            return []
+        return [self._room, *([self.instance.name] if self.instance is not None else [])]
+
+    @property
+    def _room(self) -> str:
+        """What makes its room is called so."""
+        return f"nbgpu-{self._services.installation}-{self.id}"
+
+    @property
     def kernelspec(self) -> str | None:
         return spec_name(self.name) if self.running else None
 
@@ -195,13 +207,21 @@ class PodControl:
             code="pod_not_ready",
         )
 
-    def plan(self) -> PodPlan:
+    def plan(self, container: str) -> PodPlan:
         spec = self.record.spec
         return PodPlan(
-            self.id, self.name, self.record.volume_id, tuple(spec.nbgpu.requirements),
-            spec.nbgpu.network,
-            self.gpus,
-        )  # fmt: skip
+            id=self.id,
+            name=self.name,
+            volume=self.record.volume_id,
+            requirements=tuple(spec.nbgpu.requirements),
+            network=spec.nbgpu.network,
+            gpus=self.gpus,
+            image=spec.image,
+            container=container,
+            installation=self._services.installation,
+            memory_bytes=self.memory_limit,
+            processes=spec.nbgpu.limits.processes,
+        )
 
     # --- verbs ------------------------------------------------------------------------------------
 
@@ -303,7 +323,7 @@ class PodControl:
         await self._live()
 
     async def _prepare(self) -> None:
-        self.separation = await self._host.separation()
+        self.separation = await self._host.separation(self.record.spec.image)
         self.preparation = Preparation(state="running", began_us=self._services.clock.now())
         await self._book.tell("pod.preparing", f"{self.name}: its room is made")
 
@@ -313,7 +333,7 @@ class PodControl:
             self._services.pulse.touch(self.id)
 
         try:
-            await self._host.prepare(self.plan(), told)
+            await self._host.prepare(self.plan(self._room), told)
         except NbgpuError as error:
             self.preparation = Preparation(state="failed", error=str(error))
             raise
@@ -375,7 +395,9 @@ class PodControl:
             "pod": record.name, "id": record.id, "before_stop": spec.nbgpu.before_stop,
             "grace_s": limits.grace_s,
         }  # fmt: skip
-        command = await self._host.command(self.plan(), config, self._env(token, instance))
+        command = await self._host.command(
+            self.plan(instance.name), config, self._env(token, instance)
+        )
         self.site.memory.reserve_pod(instance.id, MEMORY_NEEDED)
         self.instance = instance
         await self._book.intent(instance)
@@ -456,7 +478,7 @@ class PodControl:
         assert instance is not None
         if self.site.name != LOCAL and not await self._found_there(instance):
             return
-        self.separation = await self._host.separation()
+        self.separation = await self._host.separation(self.record.spec.image)
         if self.had:
             self.gpus = tuple(gpu for gpu in await self._host.gpus() if gpu.index in self.had)
         self.site.memory.reserve_pod(instance.id, MEMORY_NEEDED)
@@ -691,6 +713,9 @@ class PodControl:
     async def _finish(self, ended: Exit) -> None:
         instance, record = self.instance, self.record
         assert instance is not None
+        if record.spec.image is not None:  # its shim may have been killed, or had to kill
+            with contextlib.suppress(NbgpuError):
+                await self._host.clear(instance.name)
         reason, failed = self._why(ended)
         self.tail = tuple(ended.tail)
         record.wanted, record.failed, record.reason = "stopped", failed, reason.wire()

@@ -7,7 +7,8 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from typing import Any
 from weakref import WeakValueDictionary
@@ -25,8 +26,9 @@ from nbgpu_backend.control.wording import span
 from nbgpu_backend.domain import pods as rules
 from nbgpu_backend.domain.names import complaint, did_you_mean
 from nbgpu_backend.domain.placement import LOCAL, Wanted, choose, gpu_list
-from nbgpu_backend.errors import BadRequest, Conflict, NotFound, Unavailable
+from nbgpu_backend.errors import BadRequest, Conflict, NbgpuError, NotFound, Unavailable
 from nbgpu_backend.providers.base import Exit, Observed
+from nbgpu_backend.providers.containers import NAME as IMAGE
 from nbgpu_backend.providers.local.pod_environment import check
 from nbgpu_backend.schema.endpoints import Change
 from nbgpu_backend.schema.pods import WORKSPACE, CreatePod, CreateVolume, UpdatePod
@@ -48,6 +50,7 @@ class Pods:
         self._others = others
         self._by_id: dict[str, PodControl] = {}
         self._by_name: dict[str, PodControl] = {}
+        self._clearing: asyncio.Task[None] | None = None
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # --- looking up -------------------------------------------------------------------------------
@@ -112,6 +115,8 @@ class Pods:
 
     def begin(self) -> None:
         """After adoption: those that were on their way, go on."""
+        if contained := [c for c in self.all() if c.record.spec.image is not None]:
+            self._clearing = asyncio.create_task(self._clear_others(contained))
         KernelSpecs(self._services.home.kernels, self._services.home.root).keep_only(
             c.name for c in self.all() if c.live
         )
@@ -119,7 +124,18 @@ class Pods:
             if control.record.wanted == "running" and control.instance is None:
                 control.go()
 
+    async def _clear_others(self, contained: Sequence[PodControl]) -> None:
+        """Containers that nobody removed: the machine went down, or their engine."""
+        for pods_there in {c.site.name: c.site.pods for c in contained}.values():
+            with suppress(NbgpuError):
+                await pods_there.clear_others(
+                    self._services.installation,
+                    lambda: [name for c in self.all() for name in c.containers],
+                )
+
     async def close(self) -> None:
+        if self._clearing is not None:
+            self._clearing.cancel()
         await asyncio.gather(*(control.close() for control in self.all()))
 
     async def stop_all(self, code: str, text: str) -> list[str]:
@@ -344,13 +360,22 @@ class Pods:
         place = _placed(spec).nbgpu.place
         site = self._services.sites.get(place.on)
         if spec.image is not None:
-            raise Unavailable(
-                f"The image {spec.image} cannot be run here: {await site.pods.no_images()}.",
-                "Open it without --image: it gets this machine's Python, and --requirements.",
-                code="no_images",
-            )
+            if not IMAGE.fullmatch(spec.image):
+                raise BadRequest(
+                    f"'{spec.image}' is no name of an image.",
+                    "Write it as in: docker.io/library/python:3.12",
+                )
+            if why := await site.pods.no_images():
+                raise Unavailable(
+                    f"The image {spec.image} cannot be run here: {why}.",
+                    "Open it without --image: it gets this machine's Python, and --requirements.",
+                    code="no_images",
+                )
         if spec.args is not None:
-            raise BadRequest("`args` are those of an image.", "Leave them out.")
+            raise BadRequest(
+                "`args` are for the program of an image, and a pod runs a kernel in its place.",
+                "Leave them out, and start that program in the pod, from a cell or a terminal.",
+            )
         cores = os.cpu_count() or 1
         if place.on == LOCAL and place.cpu is not None and place.cpu > cores:
             raise BadRequest(
@@ -432,8 +457,10 @@ def _live_names() -> tuple[str, ...]:
 def differences(old: CreatePod, new: CreatePod) -> list[Change]:
     """Settings that differ, by their names on the wire."""
     changes = []
-    if old.env != new.env:
-        changes.append(Change(field="env", old=old.env, new=new.env))
+    for field in ("image", "env"):
+        before, after = getattr(old, field), getattr(new, field)
+        if before != after:
+            changes.append(Change(field=field, old=before, new=after))
     for field in (*LIVE_FIELDS, *START_FIELDS):
         before, after = getattr(old.nbgpu, field), getattr(new.nbgpu, field)
         if field == "limits":

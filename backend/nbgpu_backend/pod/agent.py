@@ -5,9 +5,9 @@ it. It starts the one kernel and is its client; numbers and keeps all output; ru
 values; gives terminals and port forwards; and knows whether the pod is in use. Its socket is `agent` in
 the run folder: one request line a connection, each answered by the function of that name in Ops.
 
-NBGPU_AGENT is {"pod", "id", "run", "workspace", "before_stop", "grace_s", "spool_bytes"}; all other
-variables are the kernel's and the terminals'. Exit codes: 0 asked to end, 64 bad settings, 71 the
-socket or the spool cannot be made.
+NBGPU_AGENT is {"pod", "id", "run", "workspace", "before_stop", "grace_s", "spool_bytes", "tether": it ends
+at once when its standard input does}; all other variables are the kernel's and the terminals'. Exit codes:
+0 asked to end, 64 bad settings, 71 the socket or the spool cannot be made.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class Settings:
         self.before_stop: Optional[str] = value.get("before_stop") or None
         self.grace_s = float(value.get("grace_s", 10.0))
         self.spool_bytes = int(value.get("spool_bytes") or SPOOL_BYTES)
+        self.tether = bool(value.get("tether"))
 
 
 class Agent:
@@ -116,6 +117,8 @@ class Agent:
             os.umask(before)
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self.stop, self.settings.grace_s)
+        if self.settings.tether:
+            self.loop.add_reader(0, self.tethered)
         server = await asyncio.start_unix_server(
             self.connected, sock=listener, limit=BUFFER, backlog=1024
         )
@@ -133,6 +136,10 @@ class Agent:
                 os.unlink(SOCKET)
             except OSError:
                 pass
+
+    def tethered(self) -> None:
+        if not os.read(0, 4096):
+            os._exit(0)  # the first process of a container takes all others with it
 
     def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = self.loop.create_task(self.client(Wire(reader, writer)))

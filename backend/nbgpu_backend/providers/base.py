@@ -8,7 +8,7 @@ same as the one before it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -175,6 +175,13 @@ class PodPlan:
     requirements: tuple[str, ...] = ()
     network: Literal["host", "none"] = "host"
     gpus: tuple[Gpu, ...] = ()
+    image: str | None = None
+    container: str = (
+        ""  # its name, where there is an image: that of the instance, or of what makes its room
+    )
+    installation: str = ""
+    memory_bytes: int = 0  # that it may hold; 0: not known yet
+    processes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,15 +199,15 @@ class PodCommand:
 class Separation:
     """`text` says in words what keeps a pod from the rest of the machine, or why so little does."""
 
-    level: Literal["bubblewrap", "process"]
+    level: Literal["bubblewrap", "container", "process"]
     text: str
 
 
 class PodHost(Protocol):
     """The capability to run pods: their folders, their environments, the way to their agents."""
 
-    async def separation(self) -> Separation:
-        """Found out by trying, once."""
+    async def separation(self, image: str | None) -> Separation:
+        """Of a pod without an image it is found out by trying, once."""
         ...
 
     async def gpus(self) -> Sequence[Gpu]:
@@ -208,13 +215,13 @@ class PodHost(Protocol):
         ...
 
     async def no_images(self) -> str:
-        """Why no image can be run here."""
+        """Why no image can be run here, without a full stop; "" where one can."""
         ...
 
     async def prepare(self, plan: PodPlan, told: Callable[[str], None]) -> None:
         """Make its folders and its environment; `told` gets a few words on what is done.
 
-        Cancelling ends all that was started. Raises EngineMissing (pip), DiskError.
+        Cancelling ends all that was started. Raises EngineMissing (pip), DiskError; of an image Unavailable.
         """
         ...
 
@@ -222,6 +229,14 @@ class PodHost(Protocol):
         self, plan: PodPlan, config: Mapping[str, Any], env: Mapping[str, str]
     ) -> PodCommand:
         """`config` is for the agent, `env` for the kernel and what it starts."""
+        ...
+
+    async def clear(self, instance: str) -> None:
+        """Remove the container that an instance from an image may have left. Raises Unavailable."""
+        ...
+
+    async def clear_others(self, installation: str, alive: Callable[[], Collection[str]]) -> None:
+        """Remove this installation's containers, but those of these names. Raises Unavailable."""
         ...
 
     async def connect(self, pod_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -13,7 +13,7 @@ from nbgpu_backend.schema.secrets import secret_name
 PodStatus = Literal["PROVISIONING", "STARTING", "RUNNING", "EXITED", "ERROR", "TERMINATED"]
 PodActionName = Literal["start", "stop", "restart", "terminate"]
 Network = Literal["host", "none"]
-Isolation = Literal["bubblewrap", "process"]
+Isolation = Literal["bubblewrap", "container", "process"]
 WORKSPACE = "/workspace"
 WEEK_S = 604_800
 

@@ -438,7 +438,7 @@ export interface PodState {
   state: string;
   reason: Reason;
   place: Place;
-  isolation: 'bubblewrap' | 'process' | null;
+  isolation: 'bubblewrap' | 'container' | 'process' | null;
   /** what separates it from the rest, in words */
   isolationText: string;
   network: 'host' | 'none';

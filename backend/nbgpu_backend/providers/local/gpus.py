@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 
 from nbgpu_backend.providers.base import Gpu
+from nbgpu_backend.providers.local.commands import ask
 
 ASK_S = 10.0  # a driver that hangs must not hold up what needs no GPU
 QUERY = ("--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits")
@@ -16,20 +16,8 @@ async def probe() -> list[Gpu]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
-    process = await asyncio.create_subprocess_exec(
-        program,
-        *QUERY,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        raw, _ = await asyncio.wait_for(process.communicate(), ASK_S)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        return []
-    return parse(raw.decode("utf-8", "replace")) if process.returncode == 0 else []
+    answer = await ask(program, *QUERY, within_s=ASK_S)
+    return parse(answer.text) if answer.code == 0 else []
 
 
 def parse(text: str) -> list[Gpu]:

@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from nbgpu_backend.home import Home
 from nbgpu_backend.providers import sandbox
 from nbgpu_backend.providers.base import Gpu, PodCommand, PodPlan, Separation
 from nbgpu_backend.providers.local import gpus, separation
+from nbgpu_backend.providers.local.pod_container import ContainerPods, Folders, for_images
 from nbgpu_backend.providers.local.pod_environment import PodEnvironment
 
 INSIDE_HOME, INSIDE_RUN, INSIDE_CODE, INSIDE_WORK = (
@@ -54,8 +55,11 @@ class LocalPods:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._separation: Separation | None = None
+        self._contained = ContainerPods()
 
-    async def separation(self) -> Separation:
+    async def separation(self, image: str | None = None) -> Separation:
+        if image is not None:
+            return await self._contained.separation(image)
         if self._separation is None:
             self._separation = await separation.find_out()
         return self._separation
@@ -64,7 +68,7 @@ class LocalPods:
         return await gpus.probe()
 
     async def no_images(self) -> str:
-        return await separation.no_images()
+        return await self._contained.why_not()
 
     async def prepare(self, plan: PodPlan, told: Callable[[str], None]) -> None:
         folder = self._folder(plan.id)
@@ -72,6 +76,10 @@ class LocalPods:
             await asyncio.to_thread(self._make, folder, plan)
         except OSError as error:
             raise _disk(error) from None
+        if plan.image is not None:
+            env, folders = await self._for_container(plan)
+            await self._contained.prepare(plan, folders, env, told)
+            return
         inside = (await self._paths(plan))["home"] + "/venv"
         request = {
             "home": str(self._home.root),
@@ -94,11 +102,15 @@ class LocalPods:
     async def command(
         self, plan: PodPlan, config: Mapping[str, Any], env: Mapping[str, str]
     ) -> PodCommand:
+        if plan.image is not None:
+            passed, folders = await self._for_container(plan)
+            engine = await self._contained.engine()
+            return self._contained.command(engine, plan, folders, config, {**passed, **env})
         folder, paths = self._folder(plan.id), await self._paths(plan)
         code = await asyncio.to_thread(self._agent)
         venv = f"{paths['home']}/venv"
         whole = {
-            **{name: os.environ[name] for name in PASSED if name in os.environ},
+            **_passed(),
             "PATH": f"{venv}/bin:{PATH}",
             "HOME": paths["home"],
             "USER": "pod",
@@ -123,6 +135,12 @@ class LocalPods:
             spare_leader=bool(paths["sandboxed"]),
             busy_file=str(folder / "run" / "busy"),
         )
+
+    async def clear(self, instance: str) -> None:
+        await self._contained.clear(instance)
+
+    async def clear_others(self, installation: str, alive: Callable[[], Collection[str]]) -> None:
+        await self._contained.clear_others(installation, alive)
 
     async def connect(self, pod_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         folder = os.open(self._folder(pod_id) / "run", os.O_PATH | os.O_DIRECTORY)
@@ -165,6 +183,18 @@ class LocalPods:
         folder.chmod(0o700)
         self._volume(plan.volume).mkdir(parents=True, exist_ok=True)
         self._volume(plan.volume).parent.chmod(0o700)
+
+    async def _for_container(self, plan: PodPlan) -> tuple[dict[str, str], Folders]:
+        """What its environment begins with, and its folders."""
+        folder, code = self._folder(plan.id), await asyncio.to_thread(self._agent)
+        passed = {**_passed(), "USER": "pod", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        if (settings := _pip_settings()) is not None:
+            passed["PIP_CONFIG_FILE"] = str(settings)
+        if plan.gpus:
+            passed["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.uuid for gpu in plan.gpus)
+        env, shown = for_images(passed)
+        work = self._volume(plan.volume)
+        return env, Folders(folder / "home", folder / "run", work, code, shown)
 
     async def _paths(self, plan: PodPlan) -> dict[str, Any]:
         """What the pod calls its folders."""
@@ -220,6 +250,10 @@ class LocalPods:
             except OSError:  # another one was quicker
                 shutil.rmtree(fresh, ignore_errors=True)
         return place
+
+
+def _passed() -> dict[str, str]:
+    return {name: os.environ[name] for name in PASSED if name in os.environ}
 
 
 def _pip_settings() -> Path | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class SshPods:
         self._look: dict[str, Any] = {}
         self._made: dict[str, dict[str, Any]] = {}  # pod id -> where its room is
 
-    async def separation(self) -> Separation:
+    async def separation(self, image: str | None = None) -> Separation:
         if self._separation is None:
             facts = await self._link.hello()
             why = (facts.get("tools") or {}).get("bwrap", "it was not looked for")
@@ -119,6 +119,12 @@ class SshPods:
             spare_leader=sandboxed,
             busy_file=f"{made['pod']}/run/busy",
         )
+
+    async def clear(self, instance: str) -> None:
+        """There are no containers."""
+
+    async def clear_others(self, installation: str, alive: Callable[[], Collection[str]]) -> None:
+        """There are no containers."""
 
     async def connect(self, pod_id: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         try:

@@ -273,7 +273,8 @@ def code() -> dict[str, str]:
     files += [package / "schema" / "parcel.py", package / "providers" / "ssh" / "room.py"]
     files += [package / "relay.py", package / "supply.py"]
     here = {path.name: str(path) for path in files}
-    return here | {f"lib/nbgpu_backend/{name}": str(package / name) for name in supplies.LIB}
+    lib = [path for pattern in supplies.LIB for path in sorted(package.glob(pattern))]
+    return here | {f"lib/{path.relative_to(package.parent)}": str(path) for path in lib}
 
 
 def _meet(

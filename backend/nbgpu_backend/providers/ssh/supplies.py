@@ -22,7 +22,7 @@ from nbgpu_backend.providers.ssh.link import Link
 
 PROGRAM = "supply.py"
 MARGIN_BYTES = 100_000_000  # left free on the disk there
-# of this package, what supply.py uses there
+# of this package, what supply.py uses there; patterns
 LIB = (
     *("__init__.py", "childside.py", "errors.py", "home.py"),
     *("domain/__init__.py", "domain/supplies.py", "domain/weight_files.py"),
@@ -30,7 +30,7 @@ LIB = (
     *("environments/pip_venv.py", "environments/venv.py"),
     *("engines/vllm/__init__.py", "engines/vllm/environment.py", "engines/vllm/installer.py"),
     *("engines/vllm/inside.py", "engines/vllm/options.py", "engines/vllm/sizing.py"),
-    "engines/vllm/pins-0.32.0.txt",
+    "engines/vllm/pins-*.txt",
     *("engines/handler/__init__.py", "engines/handler/environment.py"),
     *("engines/handler/installer.py", "engines/handler/pip_failures.py"),
     *("engines/handler/requirements.py", "engines/handler/sdk.py"),

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import nbgpu_backend
 import pytest
 from nbgpu_backend.engines.vllm.environment import Environment
 from nbgpu_backend.home import Home
@@ -17,6 +14,7 @@ from nbgpu_backend.home import Home
 from tests.support import tiny_model
 from tests.support.backend import BackendProcess
 from tests.support.jupyter import JupyterProcess
+from tests.support.ssh_pods import build_engines
 
 
 @pytest.fixture
@@ -62,15 +60,7 @@ def engine() -> Environment:
 def pod_engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The environments of pods on hosts, shared by all hosts of the run. One is built here: a host in a
     network of its own reaches no package index."""
-    folder = tmp_path_factory.mktemp("pod-engines")
-    room = Path(nbgpu_backend.__file__).parent / "providers" / "ssh" / "room.py"
-    wanted = {"do": "make", "pod": "none", "volume": "none", "inside": "", "requirements": []}
-    done = subprocess.run(
-        [sys.executable, str(room)], env={**os.environ, "HOME": str(folder)}, capture_output=True,
-        input=json.dumps(wanted), text=True, check=True,
-    )  # fmt: skip
-    assert json.loads(done.stdout.splitlines()[-1])["kind"] == "done", done.stdout
-    return folder / ".nbgpu" / "engines"
+    return build_engines(tmp_path_factory.mktemp("pod-engines"))
 
 
 @pytest.fixture(scope="session")

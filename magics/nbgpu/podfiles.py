@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nbgpu import errors, live
 from nbgpu.formats import plural, size, span
@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
     from nbgpu.client import Client
 
+T = TypeVar("T")
 PIECE = 1 << 20
 TRIES = 5  # of one file whose connection breaks
 PAUSE_S = 0.5
 NOTICED_S = 1.0
+AWAY = ("host_unreachable", "link_cut", "agent_silent")  # codes: the pod, or its host, is not heard
+AWAY_S = 1800.0  # so long that is waited for
 
 
 class Progress:
@@ -52,6 +55,9 @@ class Progress:
             share,
         )
 
+    def wait(self, why: str) -> None:
+        self._line.update(f"{self.what}: {size(self.done)} of {size(self.total)} · waiting: {why}")
+
     def end(self) -> None:
         self._line.end("")
 
@@ -75,6 +81,19 @@ def _stat(client: Client, pod: str, path: str, *, digest: bool = False) -> FileI
         Call("GET", f"/nbgpu/v1/pods/{part(pod)}/stat", "FileInfo", params=params, about=pod)
     )
     return found
+
+
+def _patiently(progress: Progress, work: Callable[[], T]) -> T:
+    """What it returns, once the pod's host is heard. Raises what it raises, in the end also that."""
+    end = time.monotonic() + AWAY_S
+    while True:
+        try:
+            return work()
+        except errors.ServiceError as error:
+            if error.code not in AWAY or time.monotonic() > end:
+                raise
+            progress.wait(str(error).partition("\n")[0].rstrip("."))
+            time.sleep(PAUSE_S)
 
 
 def digest_of(path: Path) -> str:
@@ -132,7 +151,7 @@ def _put_file(
 
     status = path.stat()
     total, sha = status.st_size, digest_of(path)
-    found = _stat(client, pod, there, digest=True)
+    found = _patiently(progress, lambda: _stat(client, pod, there, digest=True))
     if found.folder:
         raise errors.UsageProblem(
             f"{there} is a folder in {pod}.", f"Write {there}/ to put the file into it."
@@ -161,16 +180,13 @@ def _put_file(
             trouble = error
         except errors.ServiceError as error:
             # a part of something else: of another size than we know, or with other contents
-            if (
-                error.status_code not in (400, 409)
-                or trouble is not None
-                or not (offset or found.part)
-            ):
+            again = error.status_code in (400, 409) and trouble is None and (offset or found.part)
+            if not again and error.code not in AWAY:
                 raise
             trouble = error
         progress.done = before
         time.sleep(PAUSE_S)
-        found = _stat(client, pod, there)
+        found = _patiently(progress, lambda: _stat(client, pod, there))
         offset = found.part if found.part <= total else 0
     raise errors.TransferFailed(
         f"{path} did not arrive in {pod} after {TRIES} attempts: {trouble}",
@@ -260,7 +276,7 @@ def _get_file(
     if here.is_dir():
         raise errors.UsageProblem(f"{here} is a folder here.", "Give another place behind.")
     here.parent.mkdir(parents=True, exist_ok=True)
-    sha = _stat(client, pod, there, digest=True).sha256
+    sha = _patiently(progress, lambda: _stat(client, pod, there, digest=True)).sha256
     moved.files += 1
     if here.exists() and here.stat().st_size == info.size and digest_of(here) == sha:
         moved.same += 1
@@ -280,6 +296,10 @@ def _get_file(
         except httpx.TransportError as error:
             client.reconnect()
             trouble = error
+        except errors.ServiceError as error:
+            if error.code not in AWAY:
+                raise
+            trouble = error
         else:
             if sha is None or digest_of(half) == sha:
                 half.chmod((info.mode & 0o777) or 0o644)
@@ -290,6 +310,7 @@ def _get_file(
             sha = _stat(client, pod, there, digest=True).sha256
         progress.done = before
         time.sleep(PAUSE_S)
+        _patiently(progress, lambda: _stat(client, pod, there))
     raise errors.TransferFailed(
         f"{there} did not come from {pod} after {TRIES} attempts: {trouble}",
         "The same command goes on where it broke off.",

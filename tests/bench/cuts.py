@@ -160,6 +160,7 @@ class _Cut:
         again = 0
         while done.returncode != 0 and again < 5:  # it says so, and goes on where it was
             again += 1
+            self._found.notes.append(f"`put` said: {done.stderr.strip()}")
             done = self._home.cli("put", "on-lab3", str(file), timeout=300)
         self._found.check(done.returncode == 0, f"the file did not arrive: {done.stderr}")
         self._found.add("times that `put` had to be said again", float(again), "")

@@ -204,7 +204,7 @@ class PodControl:
         raise Unavailable(
             f"'{self.name}' is {self.state}: {self.reason.text}.",
             f"Try again soon, or see: nbgpu why {self.name}",
-            code="pod_not_ready",
+            code="host_unreachable" if self.state == "unreachable" else "pod_not_ready",
         )
 
     def plan(self, container: str) -> PodPlan:

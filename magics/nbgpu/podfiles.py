@@ -27,6 +27,7 @@ TRIES = 5  # of one file whose connection breaks
 PAUSE_S = 0.5
 NOTICED_S = 1.0
 AWAY = ("host_unreachable", "link_cut", "agent_silent")  # codes: the pod, or its host, is not heard
+BROKEN_S = 90.0  # by then the other end has noticed, too, that a connection broke
 AWAY_S = 1800.0  # so long that is waited for
 
 
@@ -163,7 +164,9 @@ def _put_file(
         return
     offset = found.part if found.part <= total else 0
     trouble: Exception | None = None
-    for _ in range(TRIES):
+    tries, given_up_at = 0, time.monotonic() + BROKEN_S
+    while tries < TRIES:
+        tries += 1
         params: dict[str, str | int | list[str]] = {
             "path": there, "offset": offset, "size": total, "mode": status.st_mode & 0o777,
             "sha256": sha,
@@ -181,12 +184,21 @@ def _put_file(
         except errors.ServiceError as error:
             # a part of something else: of another size than we know, or with other contents
             again = error.status_code in (400, 409) and trouble is None and (offset or found.part)
-            if not again and error.code not in AWAY:
+            ours = (
+                error.status_code == 409 and trouble is not None
+            )  # "another transfer" is this one
+            if ours and time.monotonic() < given_up_at:
+                tries -= 1
+            elif error.code in AWAY:
+                given_up_at = time.monotonic() + BROKEN_S
+            elif not again:
                 raise
             trouble = error
         progress.done = before
         time.sleep(PAUSE_S)
+        asked = time.monotonic()
         found = _patiently(progress, lambda: _stat(client, pod, there))
+        given_up_at += time.monotonic() - asked
         offset = found.part if found.part <= total else 0
     raise errors.TransferFailed(
         f"{path} did not arrive in {pod} after {TRIES} attempts: {trouble}",

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,34 @@ def test_a_host_that_is_not_heard_is_not_dead(tmp_path: Path, pod_engines: Path,
             seen = [i for i in home.output(run=run["id"]) if i["type"] == "stream"]
             assert numbers(seen) == list(range(1, len(numbers(seen)) + 1)) and heard
             home.delete_pod()
+        finally:
+            net.restore(0)
+            home.shutdown(everything=True)
+
+
+def test_a_file_on_its_way_waits_for_a_link_that_is_cut(
+    tmp_path: Path, pod_engines: Path, net: Net
+) -> None:
+    server = Sshd(tmp_path / "far", net.address(0), enter=net.enter(0), port=2222)
+    with serving(server):
+        share_engines(server, pod_engines)
+        home = lab(tmp_path, server)
+        try:
+            home.open_pod()
+            file = tmp_path / "large.bin"
+            file.write_bytes(os.urandom(30_000_000))
+            net.slow(0, 50)  # some five seconds
+            with ThreadPoolExecutor(1) as pool:
+                put = pool.submit(home.cli, "put", "train", str(file), timeout=200)
+                part = server.nbgpu / "volumes"
+                until(lambda: any(f.stat().st_size > 1e6 for f in part.rglob("*") if f.is_file()))
+                net.cut(0)
+                until(lambda: home.state() == "unreachable", within=40)
+                net.restore(0)
+                done = put.result(timeout=100)
+            assert done.returncode == 0, done.stderr
+            (there,) = part.rglob("large.bin")
+            assert there.read_bytes() == file.read_bytes()
         finally:
             net.restore(0)
             home.shutdown(everything=True)

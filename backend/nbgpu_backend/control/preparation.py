@@ -43,7 +43,8 @@ async def prepare(spec: CreateEndpoint, services: Services) -> Prepared:
     engine = services.engine(spec.nbgpu.engine.name)
     try:
         engine.version()
-        engine.check_options(spec.nbgpu.engine.options, balanced=balanced)
+        here = LOCAL in places
+        engine.check_options(spec.nbgpu.engine.options, balanced=balanced, here=here)
     except EngineMissing:
         if LOCAL in places:
             raise

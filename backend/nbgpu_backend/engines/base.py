@@ -55,9 +55,11 @@ class Engine(Protocol):
         """The installed version. Raises EngineMissing with the command that installs it."""
         ...
 
-    def check_options(self, options: Sequence[str], *, balanced: bool = False) -> None:
+    def check_options(
+        self, options: Sequence[str], *, balanced: bool = False, here: bool = True
+    ) -> None:
         """Raise BadOption for what the engine would refuse, before anything starts. `balanced`: it serves
-        a load balancer."""
+        a load balancer. `here`: it may start on this machine."""
         ...
 
     def concurrency(self, options: Sequence[str], *, balanced: bool = False) -> int:

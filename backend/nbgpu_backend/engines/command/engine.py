@@ -55,12 +55,14 @@ class CommandEngine:
     def version(self) -> str:
         return "1"
 
-    def check_options(self, options: Sequence[str], *, balanced: bool = False) -> None:
+    def check_options(
+        self, options: Sequence[str], *, balanced: bool = False, here: bool = True
+    ) -> None:
         _, command = _split(options)
         if not command:
             raise BadOption("The engine command needs a command line.", EXAMPLE)
         program = command[0]
-        if not PLACEHOLDER.search(program) and shutil.which(program) is None:
+        if here and not PLACEHOLDER.search(program) and shutil.which(program) is None:
             raise BadOption(
                 f"There is no program {program!r} on PATH.",
                 "Name it by its full path, or check the spelling.",

@@ -47,7 +47,9 @@ class HandlerEngine:
     def version(self) -> str:
         return "1"  # of the way of starting; the SDK's is a matter of each environment
 
-    def check_options(self, options: Sequence[str], *, balanced: bool = False) -> None:
+    def check_options(
+        self, options: Sequence[str], *, balanced: bool = False, here: bool = True
+    ) -> None:
         for word in options:
             flag = word.partition("=")[0]
             # argparse, which reads them, takes what they begin with, too

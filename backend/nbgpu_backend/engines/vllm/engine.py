@@ -60,7 +60,9 @@ class VllmEngine:
     def version(self) -> str:
         return str(self._environment.engine_json()["version"])
 
-    def check_options(self, given: Sequence[str], *, balanced: bool = False) -> None:
+    def check_options(
+        self, given: Sequence[str], *, balanced: bool = False, here: bool = True
+    ) -> None:
         options.check(given, self.table())
 
     def table(self) -> options.Table:

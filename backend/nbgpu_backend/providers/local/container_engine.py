@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Collection
@@ -95,15 +96,20 @@ async def _probe() -> Found:
         try:
             return Found(containers.podman(program, _well(answer)))
         except ValueError as error:
-            tried.append(f"podman is installed, but does not work: {error}")
+            tried.append(f"podman is installed, but does not work: {_first(error)}")
     if (program := shutil.which("docker")) is not None:
         answer = await ask(program, "info", "--format", "{{json .}}", within_s=PROBE_S)
         try:
             user = f"{os.geteuid()}:{os.getegid()}"
             return Found(containers.docker(program, _well(answer), user))
         except ValueError as error:
-            tried.append(f"docker is installed, but its daemon does not answer: {error}")
+            tried.append(f"docker is installed, but its daemon does not answer: {_first(error)}")
     return Found(None, "; ".join(tried) or "neither podman nor docker is installed")
+
+
+def _first(error: ValueError) -> str:
+    """Its first sentence, without its end: advice and questions of theirs follow."""
+    return re.split(r"\.\s", str(error))[0].rstrip(".? ")
 
 
 def _well(answer: Answer) -> str:

@@ -439,9 +439,11 @@ class Core:
             for task in under_way.values():
                 task.cancel()
 
-    def _place_changed(self) -> None:
-        """One is heard again, or no longer: workers may start, or have to start elsewhere."""
+    def _place_changed(self, site: Site) -> None:
+        """It is heard again, or no longer: workers may start, or have to start elsewhere."""
         for control in self.endpoints.all():
+            if not site.away:
+                control.launcher.heard(site.name)
             control.wake()
 
     async def _prune(self) -> None:

@@ -147,6 +147,10 @@ class Launcher:
         """There was none of this type of GPU after all, or the place took no launch."""
         self._troubles[what] = Trouble(self._services.clock.elapsed() + TROUBLE_S, text)
 
+    def heard(self, place: str) -> None:
+        """A launch that failed since it was not heard says nothing any more."""
+        self._troubles.pop(place, None)
+
     def forgive(self) -> None:
         """A person says: try again."""
         self._troubles.clear()

@@ -23,13 +23,13 @@ class Site:
     host: WorkerHost
     memory: MemoryKeeper
     away: str = ""
-    on_change: Callable[[], None] = lambda: None
+    on_change: Callable[[Site], None] = lambda site: None
 
     async def look(self) -> str:
         """`away`, as it is now."""
         before, self.away = self.away, await self.host.away()
         if bool(before) != bool(self.away):
-            self.on_change()
+            self.on_change(self)
         return self.away
 
     @property
@@ -45,7 +45,7 @@ class Sites:
         self._clock = clock
         self._make = make
         self._sites: dict[str, Site] = {}
-        self.on_change: Callable[[], None] = lambda: None  # a place is heard again, or no longer
+        self.on_change: Callable[[Site], None] = lambda site: None  # it is heard, or no longer
 
     def set_local(self, host: WorkerHost, memory: MemoryKeeper) -> None:
         self._sites[LOCAL] = Site(LOCAL, host, memory)
@@ -54,7 +54,7 @@ class Sites:
         """A host, which may be unreachable just now."""
         host = self._make(name)
         memory = MemoryKeeper(host, self._clock, parents)
-        site = Site(name, host, memory, on_change=lambda: self.on_change())
+        site = Site(name, host, memory, on_change=lambda site: self.on_change(site))
         self._sites[name] = site
         return site
 

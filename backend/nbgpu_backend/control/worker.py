@@ -309,6 +309,7 @@ class WorkerControl:
             if seen.state != "running":
                 await self._finish(seen.exit or self._lost())
                 return
+            self.out.clear()
         self._key = await self._secret()
         record.pid = seen.pid
         if record.id not in self._services.ledger.accounts:
@@ -466,12 +467,14 @@ class WorkerControl:
     def _away(self) -> bool:
         """Then it becomes unreachable."""
         why = self.site.away
-        if why and self._stop is None and self.state != "unreachable":
+        if not why:
+            return False
+        self.out.set()
+        if self._stop is None and self.state != "unreachable":
             text = f"{why}; it may well run on there, and its meter goes on"
             self.given_up_at = self._services.clock.elapsed() + BLINK_S
             self._record_state("unreachable", "host_away", text)
-            self.out.set()
-        return bool(why)
+        return True
 
     def returns(self) -> bool:
         """Its host is not heard, or was not; but it is expected to serve on in a moment."""

@@ -184,7 +184,7 @@ def test_a_cut_mid_stream_ends_it_and_the_next_request_goes_elsewhere(
     assert "not on lab1" in facts and "unreachable" in facts
     net.restore(0)
     # another one has its place: the first ends, once that can be said, and its bill with it
-    until(lambda: list(labs.states("far")) == ["lab2"], within=40)
+    until(lambda: list(labs.states("far")) == ["lab2"], within=90)
     until(lambda: labs.instances("lab1") == [], within=20)
     ended = labs.get(f"/nbgpu/v1/why/{first['id']}")
     assert "another took its place" in ended["reason"]["text"]

@@ -124,6 +124,22 @@ def net() -> Iterator[Net]:
     found.stop()
 
 
+@pytest.fixture
+def away(tmp_path: Path, net: Net) -> Iterator[Sshd]:
+    """A host in a network of its own, which `net` cuts and restores."""
+    with serving(Sshd(tmp_path / "far", net.address(0), enter=net.enter(0), port=2222)) as server:
+        yield server
+
+
+@pytest.fixture
+def far(tmp_path: Path, away: Sshd, pod_engines: Path, net: Net) -> Iterator[PodBackend]:
+    share_engines(away, pod_engines)
+    backend = lab(tmp_path, away)
+    yield backend
+    net.restore(0)
+    backend.shutdown(everything=True)
+
+
 def test_an_image_is_refused_there(home: PodBackend) -> None:
     asked = {"name": "t", "image": "python:3.12", "nbgpu": {"place": {"on": "lab1"}}}
     refused = home.http.post("/v2/pods", json=asked)
@@ -131,86 +147,60 @@ def test_an_image_is_refused_there(home: PodBackend) -> None:
     assert "pods from images are not supported on lab1 yet" in refused.text
 
 
-def test_a_host_that_is_not_heard_is_not_dead(tmp_path: Path, pod_engines: Path, net: Net) -> None:
-    server = Sshd(tmp_path / "far", net.address(0), enter=net.enter(0), port=2222)
-    with serving(server):
-        share_engines(server, pod_engines)
-        home = lab(tmp_path, server)
-        try:
-            home.http.patch("/nbgpu/v1/settings", json={"rates": {"lab1": "3600"}})
-            home.open_pod()
-            run = home.start_run(COUNT.format(151))
-            heard = [next(iter(home.output(run=run["id"])))]
-            net.cut(0)
-            until(lambda: home.state() == "unreachable", within=40)
-            pod = home.pod()
-            assert pod["status"] == "RUNNING" and "meter goes on" in pod["nbgpu"]["reason"]["text"]
-            before = float(pod["nbgpu"]["costSoFar"])
-            home.kill()  # and the next backend finds a host that it cannot ask
-            began = time.monotonic()
-            home.start()
-            assert time.monotonic() - began < 10
-            until(lambda: home.state() == "unreachable", within=20)
-            assert float(home.pod()["nbgpu"]["costSoFar"]) > before
-            early = home.http.delete("/v2/pods/train", timeout=60)
-            assert early.status_code == 503 and "heard" in early.json()["detail"]
-            net.restore(0)
-            until(lambda: home.state() == "stopped", within=60)  # as it was asked to be
-            home.http.post("/v2/pods/train/action", json={"action": "start"}).raise_for_status()
-            home.pod_ready()
-            seen = [i for i in home.output(run=run["id"]) if i["type"] == "stream"]
-            assert numbers(seen) == list(range(1, len(numbers(seen)) + 1)) and heard
-            home.delete_pod()
-        finally:
-            net.restore(0)
-            home.shutdown(everything=True)
+def test_a_host_that_is_not_heard_is_not_dead(far: PodBackend, net: Net) -> None:
+    far.http.patch("/nbgpu/v1/settings", json={"rates": {"lab1": "3600"}})
+    far.open_pod()
+    run = far.start_run(COUNT.format(151))
+    heard = [next(iter(far.output(run=run["id"])))]
+    net.cut(0)
+    until(lambda: far.state() == "unreachable", within=40)
+    pod = far.pod()
+    assert pod["status"] == "RUNNING" and "meter goes on" in pod["nbgpu"]["reason"]["text"]
+    before = float(pod["nbgpu"]["costSoFar"])
+    far.kill()  # and the next backend finds a host that it cannot ask
+    began = time.monotonic()
+    far.start()
+    assert time.monotonic() - began < 10
+    until(lambda: far.state() == "unreachable", within=20)
+    assert float(far.pod()["nbgpu"]["costSoFar"]) > before
+    early = far.http.delete("/v2/pods/train", timeout=60)
+    assert early.status_code == 503 and "heard" in early.json()["detail"]
+    net.restore(0)
+    until(lambda: far.state() == "stopped", within=60)  # as it was asked to be
+    far.http.post("/v2/pods/train/action", json={"action": "start"}).raise_for_status()
+    far.pod_ready()
+    seen = [i for i in far.output(run=run["id"]) if i["type"] == "stream"]
+    assert numbers(seen) == list(range(1, len(numbers(seen)) + 1)) and heard
+    far.delete_pod()
 
 
 def test_a_file_on_its_way_waits_for_a_link_that_is_cut(
-    tmp_path: Path, pod_engines: Path, net: Net
+    tmp_path: Path, far: PodBackend, away: Sshd, net: Net
 ) -> None:
-    server = Sshd(tmp_path / "far", net.address(0), enter=net.enter(0), port=2222)
-    with serving(server):
-        share_engines(server, pod_engines)
-        home = lab(tmp_path, server)
-        try:
-            home.open_pod()
-            file = tmp_path / "large.bin"
-            file.write_bytes(os.urandom(30_000_000))
-            net.slow(0, 50)  # some five seconds
-            with ThreadPoolExecutor(1) as pool:
-                put = pool.submit(home.cli, "put", "train", str(file), timeout=200)
-                part = server.nbgpu / "volumes"
-                until(lambda: any(f.stat().st_size > 1e6 for f in part.rglob("*") if f.is_file()))
-                net.cut(0)
-                until(lambda: home.state() == "unreachable", within=40)
-                net.restore(0)
-                done = put.result(timeout=100)
-            assert done.returncode == 0, done.stderr
-            (there,) = part.rglob("large.bin")
-            assert there.read_bytes() == file.read_bytes()
-        finally:
-            net.restore(0)
-            home.shutdown(everything=True)
+    far.open_pod()
+    file = tmp_path / "large.bin"
+    file.write_bytes(os.urandom(30_000_000))
+    net.slow(0, 50)  # some five seconds
+    with ThreadPoolExecutor(1) as pool:
+        put = pool.submit(far.cli, "put", "train", str(file), timeout=200)
+        part = away.nbgpu / "volumes"
+        until(lambda: any(f.stat().st_size > 1e6 for f in part.rglob("*") if f.is_file()))
+        net.cut(0)
+        until(lambda: far.state() == "unreachable", within=40)
+        net.restore(0)
+        done = put.result(timeout=100)
+    assert done.returncode == 0, done.stderr
+    (there,) = part.rglob("large.bin")
+    assert there.read_bytes() == file.read_bytes()
 
 
-def test_a_cut_link_delays_a_cell_and_loses_none_of_it(
-    tmp_path: Path, pod_engines: Path, net: Net
-) -> None:
-    server = Sshd(tmp_path / "far", net.address(0), enter=net.enter(0), port=2222)
-    with serving(server):
-        share_engines(server, pod_engines)
-        home = lab(tmp_path, server)
-        try:
-            home.open_pod()
-            run = home.start_run(COUNT.format(151))
-            time.sleep(1)
-            net.cut(0)
-            until(lambda: home.state() == "unreachable", within=40)
-            net.restore(0)
-            home.pod_ready()
-            items = collect(home, run["id"], [])
-            assert numbers(items) == list(range(1, 151)) and status_of(items) == "ok"
-        finally:
-            net.restore(0)
-            home.shutdown(everything=True)
+def test_a_cut_link_delays_a_cell_and_loses_none_of_it(far: PodBackend, net: Net) -> None:
+    far.open_pod()
+    run = far.start_run(COUNT.format(151))
+    time.sleep(1)
+    net.cut(0)
+    until(lambda: far.state() == "unreachable", within=40)
+    net.restore(0)
+    far.pod_ready()
+    items = collect(far, run["id"], [])
+    assert numbers(items) == list(range(1, 151)) and status_of(items) == "ok"

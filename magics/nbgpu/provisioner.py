@@ -4,11 +4,12 @@ Jupyter's kernel manager asks a provisioner to launch a process, and what it get
 pod, which the backend starts, or finds running. The connection goes over unix sockets. Their folder is
 reached through a descriptor of this process (/proc/PID/fd/N/k): its own path may be too long for a socket.
 
-Three things that Jupyter does are held off:
+Four things that Jupyter does are held off:
 
 - After an end it unlinks the sockets of a kernel whose transport is ipc. By then another notebook's kernel
   may listen there. So the descriptor leads to nowhere from the kernel's end to its next start, and its
   number, which connected clients know, stays the same.
+- It asks a kernel that is dead to end, and would ask the next one, which listens at the same place.
 - A kernel that died is restarted again and again. Where the pod has ended that cannot work: the restarter
   is stopped, and the notebook is told that the kernel is dead, with the reason.
 - A backend that is away for a while is no death of the kernel, which goes on without it.
@@ -68,6 +69,7 @@ class PodProvisioner(KernelProvisionerBase):
         super().__init__(**options)
         self.connection_info: Any = {}
         self._generation = 0  # of the kernel that was launched; 0: none
+        self._instance: str | None = None  # of the pod that it was launched in
         self._folder = -1  # the descriptor that `ip` goes through
         self._ending = False
         self._over = False
@@ -99,6 +101,7 @@ class PodProvisioner(KernelProvisionerBase):
         if getattr(self.parent, "reason", None):
             self.parent.reason = None
         self._generation = max(1, int(kernel.get("generation") or 1))
+        self._instance = kernel.get("instance")
         found = {
             "transport": "ipc", "ip": self._lead_to(Path(connection["ip"])),
             "key": str(connection["key"]).encode(),
@@ -122,15 +125,22 @@ class PodProvisioner(KernelProvisionerBase):
             return None
         except Refused as error:
             kernel, trouble = {"state": "dead"}, error
-        if kernel.get("state") in LIVES:
+        again = (
+            self._instance is not None and kernel.get("instance", self._instance) != self._instance
+        )
+        if kernel.get("state") in LIVES and not again:
             # while it is being ended: the next one, which somebody else has started already
             newer = int(kernel.get("generation") or 0) > self._generation
             return 0 if self._ending and newer else None
-        said = await self._ended(trouble)
+        try:
+            said = self._started_again() if again else await self._ended(trouble)
+        except Away:
+            return None
         if said is None:
             return None if trouble is not None else 0
         self._over = True
         self._lead_nowhere()
+        self._drop_control()
         # "alive", once, to the restarter: it would restart what it has just been told to leave
         return None if self._tell(said) else 1
 
@@ -180,12 +190,14 @@ class PodProvisioner(KernelProvisionerBase):
 
     async def get_provisioner_info(self) -> dict[str, Any]:
         found: dict[str, Any] = await super().get_provisioner_info()
-        return {**found, "pod": self.pod, "home": self.home, "generation": self._generation}
+        ours = {"pod": self.pod, "home": self.home, "generation": self._generation}
+        return {**found, **ours, "instance": self._instance}
 
     async def load_provisioner_info(self, provisioner_info: dict[str, Any]) -> None:
         await super().load_provisioner_info(provisioner_info)
         self.pod, self.home = provisioner_info["pod"], provisioner_info["home"]
         self._generation = int(provisioner_info["generation"])
+        self._instance = provisioner_info.get("instance")
 
     # the sockets' folder
 
@@ -208,14 +220,19 @@ class PodProvisioner(KernelProvisionerBase):
         with tempfile.TemporaryFile() as empty:
             os.dup2(empty.fileno(), self._folder, inheritable=False)
 
+    def _drop_control(self) -> None:
+        """The pod's next kernel listens at the same place, and this connection may have found it already."""
+        control = getattr(self.parent, "_control_socket", None)
+        if control is not None:
+            control.close(linger=0)
+            self.parent._control_socket = None
+
     # the pod's end
 
     async def _ended(self, trouble: Refused | None) -> str | None:
-        """A sentence if the pod itself has ended, None if only its kernel has."""
+        """A sentence if the pod itself has ended, None if only its kernel has. Raises Away."""
         try:
             pod = await self._ask("GET", f"/v2/pods/{quote(self.pod, safe='')}")
-        except Away:
-            return None
         except Refused as error:
             return str(error) if error.status == 404 else None
         ours = pod.get("nbgpu", {})
@@ -226,6 +243,13 @@ class PodProvisioner(KernelProvisionerBase):
         ):
             return None
         return self._sentence(ours)
+
+    def _started_again(self) -> str:
+        """Nobody saw it stopped: a kernel that was restarted by itself would hide what is lost."""
+        return (
+            f"The pod {self.pod} was stopped and started again: what its kernel held is gone. "
+            "Restart the kernel to go on in the new one."
+        )
 
     def _sentence(self, ours: dict[str, Any]) -> str:
         reason = (ours.get("reason") or {}).get("text", "")
@@ -276,7 +300,10 @@ class PodProvisioner(KernelProvisionerBase):
         except Refused as error:
             if action != "start" or error.status == 404:
                 raise
-            said = await self._ended(error)
+            try:
+                said = await self._ended(error)
+            except Away:
+                said = None
             raise Refused(said or str(error), error.status) from None
 
     async def _ask(

@@ -66,6 +66,7 @@ class StandIn:
     folder: Path
     asked: CreatePod
     generation: int = 0
+    starts: int = 0
     manager: Any = None
     client: Any = None
     outputs: list[Output] = field(default_factory=list)
@@ -165,7 +166,7 @@ class StandIn:
     async def state(self) -> Kernel:
         alive = self.manager is not None and await self.manager.is_alive()
         found = Kernel(state="idle" if alive else "dead" if self.generation else "none",
-                       generation=self.generation)  # fmt: skip
+                       generation=self.generation, instance=f"p-{self.starts}")  # fmt: skip
         if alive:
             info = self.manager.get_connection_info()
             found.connection = KernelConnection(
@@ -278,6 +279,7 @@ class Pods:
         return StandIn(data, folder, asked)
 
     def up(self, pod: StandIn) -> None:
+        pod.starts += 1
         pod.data.status = "RUNNING"
         pod.n.state, pod.n.preparation.state = "idle", "done"
         pod.n.reason = Reason(code="idle", text="Nothing runs in it.", since_us=now_us())

@@ -55,7 +55,13 @@ class PodBackend(BackendProcess):
             assert state != "failed", (found["nbgpu"]["reason"], found["nbgpu"]["tail"])
             return found if state in ("idle", "busy") else None
 
-        return until(look, within=READY_S)
+        try:
+            return until(look, within=READY_S)
+        except AssertionError as error:
+            found = self.pod(name)["nbgpu"]
+            said = {key: found[key] for key in ("state", "reason", "preparation", "tail")}
+            last = "\n".join(self.log().splitlines()[-30:])
+            raise AssertionError(f"{error}\n{json.dumps(said, indent=1)}\n{last}") from None
 
     def run(self, code: str, name: str = "train") -> list[dict[str, Any]]:
         """All that came of it, to its end."""

@@ -182,6 +182,25 @@ async def test_a_pod_that_ends_leaves_a_dead_kernel_and_says_why(
     client.stop_channels()
 
 
+async def test_a_pod_that_was_started_again_between_two_looks_leaves_a_dead_kernel_too(
+    manager: Any, api: Api
+) -> None:
+    told: list[str] = []
+    await manager.start_kernel()
+    for event in ("dead", "restart"):
+        manager.add_restart_callback(lambda event=event: told.append(event), event)
+    pod = connect().pod("train")
+    await asyncio.to_thread(pod.stop)
+    await asyncio.to_thread(pod.start)
+    await asyncio.to_thread(pod.run, "x = 1")  # its new kernel is there
+    await until(lambda: bool(told))
+    assert told == ["dead"] and "train was stopped and started again" in manager.reason
+    await manager.restart_kernel()
+    client = await client_of(manager)
+    assert await value(client, "print(1)") == "1\n" and not manager.reason
+    client.stop_channels()
+
+
 async def test_a_stopped_pod_says_how_it_is_started(specs: Any, api: Api) -> None:
     await asyncio.to_thread(connect().pod("train").stop)
     many = AsyncMultiKernelManager(kernel_spec_manager=specs)

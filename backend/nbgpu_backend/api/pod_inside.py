@@ -46,7 +46,7 @@ def routes(core: Core) -> APIRouter:
     @router.get("/kernel")
     async def get_kernel(pod: str) -> Kernel:
         control = pods.get(pod)
-        return with_sockets(await control.require().ask("status"), control.sockets)
+        return with_sockets(await control.require().ask("status"), control)
 
     @router.post("/kernel")
     async def act_on_kernel(pod: str, wanted: KernelAction) -> Kernel:
@@ -54,7 +54,7 @@ def routes(core: Core) -> APIRouter:
         said = await control.require().ask(
             "kernel", action=wanted.action, signum=wanted.signum, timeout_s=KERNEL_S
         )
-        return with_sockets(said, control.sockets)
+        return with_sockets(said, control)
 
     @router.post("/runs")
     async def run(pod: str, wanted: CreateRun) -> Run:

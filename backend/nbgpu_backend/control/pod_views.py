@@ -205,6 +205,7 @@ def volume_view(record: VolumeRecord, pods: Pods, used: int | None = None) -> Vo
     )
 
 
-def with_sockets(said: dict[str, object], sockets: str) -> Kernel:
-    found = kernel_view(said.get("kernel"), sockets)
-    return found or Kernel(state="none")
+def with_sockets(said: dict[str, object], control: PodControl) -> Kernel:
+    found = kernel_view(said.get("kernel"), control.sockets) or Kernel(state="none")
+    found.instance = control.instance.id if control.instance else None
+    return found

@@ -171,6 +171,7 @@ class Kernel(Model):
 
     state: KernelState
     generation: int = 0
+    instance: str | None = Field(None, description="another one after each start of its pod")
     pid: int | None = Field(None, description="in the pod's own numbering")
     started_us: Micros | None = None
     connection: KernelConnection | None = None

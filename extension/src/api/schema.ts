@@ -213,6 +213,8 @@ export interface HostFacts {
 export interface Kernel {
   state: 'none' | 'starting' | 'idle' | 'busy' | 'dead';
   generation: number;
+  /** another one after each start of its pod */
+  instance: string | null;
   /** in the pod's own numbering */
   pid: number | null;
   startedUs: number | null;

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from nbgpu_backend.providers.ssh.errors import (
     HostKeyChanged,
     HostKeyUnknown,
     HostUnreachable,
+    LinkCut,
     NoPython,
     PassphraseNeeded,
 )
@@ -104,6 +106,64 @@ async def test_a_changed_host_key_is_a_conflict_until_it_is_pinned_anew(
         assert (await link.reconnect(wait_s=20))["state"] == "connected"
         assert (await link.hello())["uid"] == os.getuid()
     assert place.exists()
+
+
+async def test_a_host_that_lets_nobody_in_for_a_while_is_connected_again_by_itself(
+    server: Sshd, tmp_path: Path
+) -> None:
+    """As where a home or a directory of accounts is away."""
+    keys = server.root / "authorized_keys"
+    before = keys.read_text()
+    keys.write_text("")
+    settings = server.settings(times=replace(QUICK, refused_s=0.3))
+    try:
+        async with linked(tmp_path, settings) as link:
+            with pytest.raises(AuthFailed):
+                await link.hello()
+            keys.write_text(before)
+            await become(link, "connected")
+    finally:
+        keys.write_text(before)
+
+
+@pytest.mark.parametrize("after", range(1, 10))
+async def test_a_connection_that_breaks_while_it_logs_in_is_no_refusal(
+    server: Sshd, tmp_path: Path, after: int
+) -> None:
+    """`after` so many pieces from us the first one is cut."""
+    pieces, cut = 0, False
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, forth = await asyncio.open_connection(server.address, server.port)
+
+        async def copy(a: asyncio.StreamReader, b: asyncio.StreamWriter, ours: bool) -> None:
+            nonlocal pieces, cut
+            while data := await a.read(1 << 16):
+                pieces += ours
+                if pieces > after and not cut:
+                    cut = True
+                    break
+                b.write(data)
+            for end in (writer, forth):
+                end.close()
+
+        await asyncio.gather(
+            copy(reader, forth, True), copy(back, writer, False), return_exceptions=True
+        )
+
+    proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = proxy.sockets[0].getsockname()[1]
+    async with linked(tmp_path, server.settings(target=server.hop(port=port))) as link:
+        with suppress(LinkCut):  # it was cut a little later than meant
+            await link.call({"op": "hello", "tools": False}, patience_s=20)
+        log = (link.folder / "log").read_text()
+    proxy.close()
+    assert cut and "refused" not in log, log
+
+
+async def become(link: Link, state: str) -> None:
+    while (await link.status())["state"] != state:
+        await asyncio.sleep(0.05)
 
 
 async def test_a_host_with_keys_of_other_types_is_known_by_the_pinned_one(

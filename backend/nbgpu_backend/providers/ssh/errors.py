@@ -89,7 +89,7 @@ HOST_ERRORS: dict[str, type[NbgpuError]] = {
 }
 # the host is not heard; what runs there runs on
 AWAY = (HostUnreachable, LinkCut, HostKeyUnknown, HostKeyChanged, AuthFailed, NoPython)
-# of these, another try without a change is of no use
+# of these, another try without a change is of little use
 FINAL = (HostKeyUnknown, HostKeyChanged, AuthFailed, NoPython)
 
 

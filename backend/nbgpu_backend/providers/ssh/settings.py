@@ -29,6 +29,8 @@ class Times:
     orphan_s: float = 60.0  # … and it hears nothing from us: it ends
     backoff_s: float = 0.5  # doubled at each try, up to …
     backoff_most_s: float = 15.0
+    refused_s: float = 15.0  # the same after a refusal, which may be its account's or its disk's
+    refused_most_s: float = 300.0
     idle_s: float = 900.0  # without a client the tunnel ends
 
 

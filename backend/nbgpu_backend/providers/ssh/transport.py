@@ -127,9 +127,14 @@ def log_in(hop: Hop, transport: Any, times: Times) -> None:
                 "Allow it there: `PubkeyAuthentication yes` in sshd_config.",
             ) from None
         except paramiko.AuthenticationException:
-            if not transport.is_active():
-                break
-            continue
+            if transport.is_active():
+                continue
+            if tried > 1:
+                break  # it takes no more keys
+            raise HostUnreachable(
+                f"{hop.where} hung up while {hop.user} was logging in.",
+                f"It is tried again; if it stays so, see `ssh -v -p {hop.port} {hop.user}@{hop.address}`.",
+            ) from None
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise HostUnreachable(
                 f"The connection to {hop.where} broke while logging in ({error or 'closed'}).",

@@ -2,7 +2,7 @@
 
 connecting -> connected -> connecting …   a link that broke is made again, with a growing pause
 connecting -> unreachable -> connected    tried on, with a pause that doubles up to backoff_most_s
-connecting -> refused                     a key that is wrong: not tried again until asked
+connecting -> refused                     a key that is wrong: who asks is told at once; tried on, but seldom
 """
 
 from __future__ import annotations
@@ -122,21 +122,25 @@ class Uplink:
         """For ever."""
         pause = 0.0
         while True:
+            asked = self._asked.is_set()
             self._asked.clear()
             self._tried, self._trying = time.monotonic(), True
-            if self.state != "unreachable":  # which it stays, however often it is tried
+            stays = self.state == "unreachable" or (self.state == "refused" and not asked)
+            if not stays:
                 self._set("connecting", self.why)
             try:
                 lost, up = await self._make()
             except NbgpuError as error:
                 self._trying = False
-                final = isinstance(error, FINAL)
-                pause = min(
-                    max(pause * 2, self.settings.times.backoff_s),
-                    self.settings.times.backoff_most_s,
+                final, times = isinstance(error, FINAL), self.settings.times
+                least, most = (
+                    (times.refused_s, times.refused_most_s)
+                    if final
+                    else (times.backoff_s, times.backoff_most_s)
                 )
+                pause = min(max(pause * 2, least), most)
                 self._set("refused" if final else "unreachable", error)
-                await self._sleep(None if final else pause)
+                await self._sleep(pause)
                 continue
             self._trying = False
             self.connects += 1
@@ -206,7 +210,7 @@ class Uplink:
                     self._log(b"host.py is silent; the link is made again\n")
                     up.channel.close()
 
-    async def _sleep(self, pause_s: float | None) -> None:
+    async def _sleep(self, pause_s: float) -> None:
         """Until asked, or for so long."""
         try:
             await asyncio.wait_for(self._asked.wait(), pause_s)

@@ -97,7 +97,7 @@ class Core:
             return installation_id(connection), load(connection), keys, load_lease(connection)
 
         installation, rates, keys, lease_s = await state.database.writer.write(read)
-        memory = MemoryKeeper(host, clock, host)
+        memory = MemoryKeeper(host, clock)
         sites = Sites(clock, lambda name: SshHost(Link(home.hosts / name)))
         sites.set_local(host, memory)
         jobs, upstream = JobStore(state.database, home.jobs), session()
@@ -176,10 +176,11 @@ class Core:
             await self._find_late()
             for name in list(self.orphans):
                 await self._end_orphan(name)
-            await self.hosts.hang_up()
-            for parent in await self.services.provider.parents():
+            for site in self.services.sites.all():
                 with contextlib.suppress(NbgpuError):
-                    await self.services.provider.stop_parent(parent.key)
+                    for parent in await site.host.parents():
+                        await site.host.stop_parent(parent.key)
+            await self.hosts.hang_up()
         for control in self.endpoints.all():
             await control.close()
         await self.pods.close()

@@ -271,7 +271,8 @@ def code() -> dict[str, str]:
     package = Path(nbgpu_backend.__file__).parent
     files = [path for path in sorted((package / "pod").glob("*.py")) if path.stem != "__init__"]
     files += [package / "schema" / "parcel.py", package / "providers" / "ssh" / "room.py"]
-    files += [package / "relay.py", package / "supply.py"]
+    files += [package / f"{name}.py" for name in ("relay", "supply", "parent", "nursery")]
+    files.append(package / "engines" / "vllm" / "preimport.py")
     here = {path.name: str(path) for path in files}
     lib = [path for pattern in supplies.LIB for path in sorted(package.glob(pattern))]
     return here | {f"lib/{path.relative_to(package.parent)}": str(path) for path in lib}

@@ -290,18 +290,15 @@ class Launcher:
 
     def _parent(self, spec: WorkerSpec, choice: Choice) -> ParentSpec | None:
         """The pre-imported parent to fork it from, where that is possible and there is room for one."""
-        services, owner = self._services, self._owner
-        if (
-            choice.place != LOCAL
-            or choice.gpu != CPU
-            or "preimported" not in owner.record.spec.nbgpu.policy.tiers
-        ):
+        owner, memory = self._owner, self._services.sites.get(choice.place).memory
+        tiers = owner.record.spec.nbgpu.policy.tiers
+        if choice.gpu != CPU or "preimported" not in tiers:
             return None
         parent = owner.engine.parent(spec)
-        if parent is None or services.memory.has_parent(parent.key):
+        if parent is None or memory.has_parent(parent.key):
             return parent
         # one more process has to fit beside the worker, and nothing goes for its sake
-        return parent if services.memory.spare(PARENT_BYTES) else None
+        return parent if memory.spare(PARENT_BYTES) else None
 
     def _control(
         self, record: InstanceRecord, rate: Rate, choice: Choice | None = None

@@ -1,4 +1,4 @@
-"""The memory of this machine: who holds it, who has to go so that one more fits, and who is told."""
+"""The memory of one place: who holds it, who has to go so that one more fits, and who is told."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from nbgpu_backend.clock import Clock
 from nbgpu_backend.domain.memory import Reservations, Verdict
 from nbgpu_backend.errors import NbgpuError
-from nbgpu_backend.providers.base import InstanceHost, ParentHost, ParentSeen
+from nbgpu_backend.providers.base import ParentSeen, WorkerHost
 
 FLOOR = 512 << 20  # bytes that are left to everybody else
 MEASURE_S = 10.0
@@ -23,15 +23,13 @@ class MemoryKeeper:
 
     def __init__(
         self,
-        provider: InstanceHost,
+        provider: WorkerHost,
         clock: Clock,
-        parents: ParentHost | None = None,
         floor: int = FLOOR,
     ) -> None:
         self.table = Reservations(floor)
         self.parents: list[ParentSeen] = []
         self._provider = provider
-        self._parents = parents
         self._clock = clock
         self._evict: dict[str, Evict] = {}
         self._names: dict[str, str] = {}  # holder -> the provider's name of its instance
@@ -95,8 +93,7 @@ class MemoryKeeper:
             for holder, name in self._names.items():
                 if size := held.get(name):
                     self.table.measured(holder, size)
-            if self._parents is not None:
-                self._see(await self._parents.parents())
+            self._see(await self._provider.parents())
         for holder in self.table.relieve(self._provider.available_memory()):
             self._end(holder, "this machine's memory runs short")
 
@@ -124,6 +121,5 @@ class MemoryKeeper:
 
     async def _stop_parent(self, holder: str) -> None:
         with contextlib.suppress(NbgpuError):
-            if self._parents is not None:
-                await self._parents.stop_parent(holder.removeprefix(PARENT))
+            await self._provider.stop_parent(holder.removeprefix(PARENT))
         self.release(holder)

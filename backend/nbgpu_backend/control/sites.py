@@ -12,7 +12,7 @@ from nbgpu_backend.control.memory import MemoryKeeper
 from nbgpu_backend.domain.names import did_you_mean
 from nbgpu_backend.domain.placement import ANY, LOCAL
 from nbgpu_backend.errors import NotFound
-from nbgpu_backend.providers.base import ParentHost, PodHost, WorkerHost
+from nbgpu_backend.providers.base import PodHost, WorkerHost
 
 
 @dataclass(slots=True)
@@ -50,10 +50,10 @@ class Sites:
     def set_local(self, host: WorkerHost, memory: MemoryKeeper) -> None:
         self._sites[LOCAL] = Site(LOCAL, host, memory)
 
-    def add(self, name: str, parents: ParentHost | None = None) -> Site:
+    def add(self, name: str) -> Site:
         """A host, which may be unreachable just now."""
         host = self._make(name)
-        memory = MemoryKeeper(host, self._clock, parents)
+        memory = MemoryKeeper(host, self._clock)
         site = Site(name, host, memory, on_change=lambda site: self.on_change(site))
         self._sites[name] = site
         return site

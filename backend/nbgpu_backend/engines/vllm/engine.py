@@ -115,17 +115,18 @@ class VllmEngine:
         Whatever the user sets may be read at import, so that it belongs to the parent's environment
         and to its key. A worker's own are HOME and its number of threads, which preimport.py sets.
         """
-        if spec.premises is not None:
-            return None
         if any(_needs_exec(name, value) for name, value in spec.env.items()):
             return None
         shared = {key: value for key, value in spec.env.items() if key not in OF_A_WORKER}
-        env = {**_env(replace(spec, env=shared), self._here()), "OMP_NUM_THREADS": "1"}
         programs = (PARENT, Path(__file__).with_name("preimport.py"))
-        argv = [str(self._environment.python), *(str(program) for program in programs)]
-        digest = hashlib.sha256(
-            json.dumps([argv, env, self._environment.engine_json()], sort_keys=True).encode()
-        )
+        if (premises := spec.premises) is None:
+            premises, paths = self._here(), [str(program) for program in programs]
+            installed: object = self._environment.engine_json()
+        else:  # its environment is named by its version, and its code by its hash
+            paths, installed = [f"{premises.code}/{program.name}" for program in programs], None
+        env = {**_env(replace(spec, env=shared), premises), "OMP_NUM_THREADS": "1"}
+        argv = [f"{premises.environment}/bin/python", *paths]
+        digest = hashlib.sha256(json.dumps([argv, env, installed], sort_keys=True).encode())
         for program in programs:
             digest.update(program.read_bytes())
         return ParentSpec(f"vllm-{digest.hexdigest()[:16]}", argv, env, PARENT_IDLE_S)

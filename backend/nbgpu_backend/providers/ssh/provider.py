@@ -29,10 +29,12 @@ from nbgpu_backend.providers.base import (
     Relay,
     SupplyHost,
 )
+from nbgpu_backend.providers.local.parents import Forked
 from nbgpu_backend.providers.local.records import State, parse_exit
 from nbgpu_backend.providers.local.relay_client import RelayClient, read_spool
 from nbgpu_backend.providers.ssh.errors import PortRefused
 from nbgpu_backend.providers.ssh.link import Link
+from nbgpu_backend.providers.ssh.parents import SshParents
 from nbgpu_backend.providers.ssh.pods import SshPods
 from nbgpu_backend.providers.ssh.supplies import SshSupplies
 
@@ -46,6 +48,7 @@ class SshHost:
         self.link = link
         self.pods: PodHost | None = SshPods(link)
         self.supplies: SupplyHost | None = SshSupplies(link)
+        self._parents = SshParents(link)
         self._available = 0
 
     async def away(self) -> str:
@@ -56,8 +59,7 @@ class SshHost:
         return str(status["sentence"]).rstrip(".") or f"{self.link.name} is being connected"
 
     async def launch(self, spec: LaunchSpec) -> Launched:
-        """As the provider of this machine does it, but for parents: there are none. LinkCut: it may have
-        come up."""
+        """As the provider of this machine does it. LinkCut: it may have come up."""
         document: dict[str, Any] = {
             "argv": list(spec.argv), "env": dict(spec.env), "generation": spec.generation,
             "ttl_s": spec.ttl_s, "grace_s": spec.grace_s, "cwd": spec.cwd,
@@ -66,13 +68,23 @@ class SshHost:
             "busy_file": spec.busy_file, "memory_bytes": spec.memory_bytes,
             "process_limit": spec.process_limit, "spare_leader": spec.spare_leader,
         }  # fmt: skip
-        request = {"op": "launch", "folder": _folder(spec.name), "document": document}
-        answer = await self.link.call(request)
-        line = answer["line"]
+        forked = await self._forked(spec, document)
+        line = forked.line
+        if line is None:
+            request = {"op": "launch", "folder": _folder(spec.name), "document": document}
+            line = (await self.link.call(request))["line"]
         if "error" in line:
             await self.link.leave(spec.name)
             raise _refused(spec.name, self.link.name, line)
-        return Launched(spec.name, line["pid"], line["shim"], line["started_us"])
+        return Launched(
+            spec.name,
+            line["pid"],
+            line["shim"],
+            line["started_us"],
+            tier="plain" if forked.line is None else "preimported",
+            fell_back=forked.fell_back,
+            parent_s=forked.waited_s,
+        )
 
     async def observe(self, name: str) -> Observed:
         return _seen(name, await self.link.call({"op": "look", "folder": _folder(name)}))
@@ -134,10 +146,10 @@ class SshHost:
         return ()
 
     async def parents(self) -> Sequence[ParentSeen]:
-        return []
+        return await self._parents.list()
 
     async def stop_parent(self, key: str) -> None:
-        return None
+        await self._parents.stop(key)
 
     async def free_port(self, more: int = 0) -> int:
         return int((await self.link.call({"op": "free_port", "more": more}))["port"])
@@ -183,6 +195,18 @@ class SshHost:
         answer = await self.link.call({"op": "list", "prefix": prefix, "look": True})
         found = [_seen(name, look) for name, look in answer["found"].items()]
         return [seen for seen in found if seen.state != "gone"]
+
+    async def _forked(self, spec: LaunchSpec, document: dict[str, Any]) -> Forked:
+        if spec.parent is None:
+            return Forked()
+        try:
+            return await self._parents.fork(spec.parent, spec.name, document)
+        except TimeoutError:
+            raise Unavailable(
+                f"The start of {spec.name} on {self.link.name} was not confirmed in time.",
+                "It may still come up; see whether the disk or the memory there is exhausted.",
+                code="launch_timeout",
+            ) from None
 
     async def _does(self, name: str, question: dict[str, Any], lost: str) -> bool:
         """False when the instance is ending or gone."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from nbgpu_backend.domain.parents import ParentSpec
 from nbgpu_backend.domain.supplies import Premises, Weights
 from nbgpu_backend.engines import engine
 from nbgpu_backend.engines.base import EngineCommand, WorkerSpec
@@ -40,9 +41,12 @@ def command(
 ) -> EngineCommand:
     model = None if name == "command" else Path("/there/models/m/handler.py")
     spec = WorkerSpec("tiny", model, 4000, 3, options, endpoint="ep", worker="w", premises=there)
-    assert engine(name, home).parent(spec) is None
     made = engine(name, home).command(spec)
-    assert "here" not in json.dumps([list(made.argv), dict(made.env)]).replace("there", "")
+    starts: list[EngineCommand | ParentSpec] = [made]
+    if (parent := engine(name, home).parent(spec)) is not None:
+        starts.append(parent)
+    for one in starts:
+        assert "here" not in json.dumps([list(one.argv), dict(one.env)]).replace("there", "")
     return made
 
 
@@ -83,3 +87,16 @@ def test_a_handler_runs_behind_the_relay_of_that_host(home: Home) -> None:
 def test_a_program_is_looked_for_on_that_hosts_path(home: Home) -> None:
     made = command("command", home, ["sh", "serve.sh", "{port}"])
     assert list(made.argv) == ["sh", "serve.sh", "4000"] and made.env["PATH"] == "/there/bin"
+
+
+def test_a_parent_of_vllm_there_is_that_engines_and_runs_the_code_there(home: Home) -> None:
+    model = Path("/there/models/m")
+    spec = WorkerSpec("tiny", model, 4000, 3, (), endpoint="ep", worker="w", premises=THERE)
+    parent = engine("vllm", home).parent(spec)
+    assert parent is not None and parent.env["OMP_NUM_THREADS"] == "1"
+    code = THERE.code
+    python = "/there/engines/e/bin/python"
+    assert list(parent.argv) == [python, f"{code}/parent.py", f"{code}/preimport.py"]
+    newer = replace(spec, premises=replace(THERE, code="/there/code/2"))
+    other = engine("vllm", home).parent(newer)
+    assert other is not None and other.key != parent.key

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from nbgpu_backend.domain.gpus import offers, pick
 from nbgpu_backend.domain.placement import Wanted, choose, gpu_list
-from nbgpu_backend.domain.pods import offers, pick
 from nbgpu_backend.providers.local.gpus import parse
 
 LISTED = """0, GPU-aaa, NVIDIA H100 80GB HBM3, 81559

@@ -240,11 +240,7 @@ class Core:
             pod.renew_soon()
 
     async def offers(self) -> OfferList:
-        taken: dict[str, set[int]] = {}
-        for pod in self.pods.all():
-            had = {*(gpu.index for gpu in pod.gpus), *pod.had}
-            taken.setdefault(pod.site.name, set()).update(had)
-        return await Offers(self.services, self.hosts).listing(taken)
+        return await Offers(self.services, self.hosts).listing()
 
     async def pod_lines(self, control: PodControl, count: int) -> list[str]:
         """The last lines of its log, also of one that has ended."""

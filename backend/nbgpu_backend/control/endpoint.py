@@ -407,6 +407,7 @@ class EndpointControl:
             self.board.gone(worker.id, worker.reason.text)
         self.queue.fence(worker.id)
         worker.site.memory.release(worker.id)
+        worker.site.gpus.release(worker.id)
         if not worker.stopped_on_purpose():
             text = worker.reason.text
             values = {"worker": worker.id, "tail": list(ended.tail)[-12:]}

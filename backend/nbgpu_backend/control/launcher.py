@@ -94,14 +94,22 @@ class Launcher:
             candidates.append(
                 Candidate(
                     place,
-                    site.host.offers(),
-                    away=site.away,
+                    [*site.host.offers(), *site.gpus.offers()],
+                    away=site.away or self._unseen(site),
                     lacks=lacks,
                     short=short,
                     trouble=self._troubles.get(place),
                 )
             )
         return choose_place(wanted(self._owner), candidates, self._by_gpu(), self._troubles, now)
+
+    def _unseen(self, site: Site) -> str:
+        """What speaks against a place whose GPUs nobody has looked at yet."""
+        if not self._owner.record.spec.nbgpu.place.gpu:
+            return ""
+        site.gpus.look_soon(self._freed)
+        unseen = not site.gpus.known and not site.host.offers()
+        return "its GPUs are being looked at" if unseen else ""
 
     def _bring(self, choice: Choice) -> None:
         """What a place lacked that was passed over for it, the first of them."""
@@ -275,6 +283,9 @@ class Launcher:
             cwd = spec.nbgpu.cwd if engine.name == "command" else None
             model, cores = self._model_path(), default_threads()
             env = {"HOME": str(services.home.instances / record.name), **spec.env}
+        if choice.gpu is not None and worker.site.gpus.has(choice.gpu):
+            cards = worker.site.gpus.take(worker_id, choice.gpu, choice.count)
+            env = {"CUDA_VISIBLE_DEVICES": ",".join(card.uuid for card in cards), **env}
         wanted_worker = WorkerSpec(
             served_name=owner.name,
             model=model,

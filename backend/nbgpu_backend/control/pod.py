@@ -12,7 +12,7 @@ import hashlib
 import logging
 import os
 import secrets
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Coroutine
 from decimal import Decimal
 from typing import Any
 
@@ -63,15 +63,7 @@ WORDS = {
 
 
 class PodControl:
-    """`taken` gives the indices of the GPUs that other pods have."""
-
-    def __init__(
-        self,
-        services: Services,
-        site: Site,
-        record: PodRecord,
-        taken: Callable[[], Collection[int]] = tuple,
-    ) -> None:
+    def __init__(self, services: Services, site: Site, record: PodRecord) -> None:
         self.record = record
         self._services = services
         self.site = site
@@ -90,11 +82,8 @@ class PodControl:
         self._ending: asyncio.Task[None] | None = None
         self.skipped: tuple[Skip, ...] = ()
         self.tail: tuple[str, ...] = ()  # of the log of the last one that ended
-        self.had: set[int] = set()  # indices of its GPUs, when it was taken over
         self.memory_limit = 0
         self.generation = 0
-        self.gpus: tuple[Gpu, ...] = ()  # that it has
-        self._taken = taken
         self._host = site.pods
         self._book = PodBook(services, site.host, record)
         self._specs = KernelSpecs(services.home.kernels, services.home.root)
@@ -341,19 +330,18 @@ class PodControl:
 
     async def _place(self) -> Choice:
         """Wait for memory and for a GPU that was asked for. Raises Unavailable where that is in vain."""
-        services, place = self._services, self.record.spec.nbgpu.place
+        services, place, gpus = self._services, self.record.spec.nbgpu.place, self.site.gpus
         wanted = Wanted(gpu_list(place.gpu), place.cpu)
         while True:
-            here = await self._host.gpus() if place.gpu else ()
-            listed, taken = [(gpu.index, gpu.name) for gpu in here], self._taken()
-            elapsed = services.clock.elapsed()
-            choice = choose(wanted, rules.offers(listed, taken), {}, {}, elapsed)
+            if place.gpu:
+                await gpus.look()
+            choice = choose(wanted, gpus.offers(), {}, {}, services.clock.elapsed())
             self.skipped = choice.skipped
             said = "; ".join(f"{skip.what}: {skip.text}" for skip in choice.skipped)
             verdict = self.site.memory.admit(MEMORY_NEEDED, self.name)
             if choice.gpu is not None and verdict.fits and not verdict.evict:
-                mine = rules.pick(listed, taken, choice.gpu, choice.count)
-                self.gpus = tuple(gpu for gpu in here if gpu.index in mine)
+                if place.gpu:
+                    gpus.take(self.id, choice.gpu, choice.count)
                 return choice
             if choice.gpu is None and not choice.ever:
                 raise Unavailable(f"No GPU that was asked for is here: {said}.", code="no_gpu")
@@ -479,8 +467,8 @@ class PodControl:
         if self.site.name != LOCAL and not await self._found_there(instance):
             return
         self.separation = await self._host.separation(self.record.spec.image)
-        if self.had:
-            self.gpus = tuple(gpu for gpu in await self._host.gpus() if gpu.index in self.had)
+        if self.site.gpus.holds(self.id):
+            await self.site.gpus.look()
         self.site.memory.reserve_pod(instance.id, MEMORY_NEEDED)
         if instance.id not in services.ledger.accounts:
             await self._book.opened(instance, services.rate(instance.provider))
@@ -500,7 +488,13 @@ class PodControl:
         """What was given to it at its launch."""
         limit, listed = seen.meta.get("memory"), seen.meta.get("gpus")
         self.memory_limit = limit if isinstance(limit, int) else 0
-        self.had = {int(index) for index in listed} if isinstance(listed, list) else set()
+        if isinstance(listed, list):
+            self.site.gpus.hold(self.id, {int(index) for index in listed})
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """That it has."""
+        return self.site.gpus.of(self.id)
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -755,7 +749,7 @@ class PodControl:
         self._specs.remove(self.name)
         self.ports.close()
         self.instance, self.seen, self.cpu_share = None, {}, 0.0
-        self.gpus, self.had = (), set()
+        self.site.gpus.release(self.id)
         self._cpu = (0.0, 0.0)
         self.state, self.reason = "failed" if failed else "stopped", reason
         self._over.set()

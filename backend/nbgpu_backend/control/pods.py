@@ -23,7 +23,7 @@ from nbgpu_backend.control.services import Services
 from nbgpu_backend.control.views import camel
 from nbgpu_backend.control.volumes import Volumes
 from nbgpu_backend.control.wording import span
-from nbgpu_backend.domain import pods as rules
+from nbgpu_backend.domain import gpus as cards
 from nbgpu_backend.domain.names import complaint, did_you_mean
 from nbgpu_backend.domain.placement import LOCAL, Wanted, choose, gpu_list
 from nbgpu_backend.errors import BadRequest, Conflict, NbgpuError, NotFound, Unavailable
@@ -338,16 +338,9 @@ class Pods:
     def _add(self, record: PodRecord) -> PodControl:
         sites, on = self._services.sites, record.spec.nbgpu.place.on
         site = sites.find(on) or sites.add(on)
-        control = PodControl(self._services, site, record, lambda: self._taken(record))
+        control = PodControl(self._services, site, record)
         self._by_id[record.id] = self._by_name[record.name] = control
         return control
-
-    def _taken(self, record: PodRecord) -> set[int]:
-        """Indices of the GPUs that other pods have at its place."""
-        on = record.spec.nbgpu.place.on
-        others = [c for c in self.all() if c.id != record.id and c.site.name == on]
-        had = {gpu.index for control in others for gpu in control.gpus}
-        return had.union(*(control.had for control in others))
 
     async def _check(self, spec: CreatePod) -> None:
         """All that can be wrong is found here, before anything is stored."""
@@ -381,8 +374,8 @@ class Pods:
             raise BadRequest(
                 f"This machine has {cores} cores, not {place.cpu}.", f"Use --cpu {cores} or less."
             )
-        here = await site.pods.gpus() if place.gpu else ()
-        offers = rules.offers([(gpu.index, gpu.name) for gpu in here], ())
+        here = await site.gpus.look() if place.gpu else ()
+        offers = cards.offers([(gpu.index, gpu.name) for gpu in here], ())
         choice = choose(Wanted(gpu_list(place.gpu)), offers, {}, {}, 0.0)
         if place.gpu and not choice.ever:
             text = "; ".join(f"{skip.what}: {skip.text}" for skip in choice.skipped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ from nbgpu_backend.control.sites import Site
 from nbgpu_backend.domain.names import complaint, did_you_mean
 from nbgpu_backend.domain.placement import LOCAL, Wanted, choose, gpu_list
 from nbgpu_backend.engines.base import Engine
-from nbgpu_backend.errors import BadRequest, EngineMissing, Unavailable
+from nbgpu_backend.errors import BadRequest, EngineMissing, NbgpuError, Unavailable
 from nbgpu_backend.hub.fetcher import FetchPlan
 from nbgpu_backend.hub.library import LocalModel, locate, weight_bytes
 from nbgpu_backend.schema.endpoints import CreateEndpoint, Place, QueueDelay
+
+# the one that nbgpu installs is the edition for processors
+OWN_VLLM = "A vLLM for GPUs of your own is served as a command: -- vllm serve MODEL --port {port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,8 @@ async def prepare(spec: CreateEndpoint, services: Services) -> Prepared:
     balanced = spec.type == "LOAD_BALANCER"
     if balanced:
         _check_balancer(spec)
-    places = _check_place(spec.nbgpu.place, services)
     engine = services.engine(spec.nbgpu.engine.name)
+    places = await _check_place(spec, services)
     try:
         engine.version()
         here = LOCAL in places
@@ -69,25 +73,31 @@ def _check_balancer(spec: CreateEndpoint) -> None:
     health_check(spec)
 
 
-def _check_place(place: Place, services: Services) -> list[str]:
+async def _check_place(spec: CreateEndpoint, services: Services) -> list[str]:
     """Returns the places, in their order. Raises NotFound, BadRequest, Unavailable."""
+    place = spec.nbgpu.place
     names = services.sites.order(place.on, lambda name: services.rate(name).per_hour)
     if not names:
         raise BadRequest("`--on` names no place.", "This machine is --on local.")
     sites = [services.sites.get(name) for name in names]
-    _check_gpus(place, sites)
+    if place.gpu:
+        await _check_gpus(place, spec.nbgpu.engine.name, sites)
     cores = os.cpu_count() or 1
     if names == [LOCAL] and place.cpu is not None and place.cpu > cores:
         raise BadRequest(f"This machine has {cores} cores, not {place.cpu}.", f"Use --cpu {cores} or less.")  # fmt: skip
     return names
 
 
-def _check_gpus(place: Place, sites: Sequence[Site]) -> None:
-    """A typo, or what no place will ever have, is told before anything is stored."""
-    if not place.gpu:
-        return
+async def _check_gpus(place: Place, engine: str, sites: Sequence[Site]) -> None:
+    """A typo, or what no place will ever have, is told before anything is stored. What a place has that
+    is not heard just now is not known: then it is believed."""
     gpus = gpu_list(place.gpu)
     offers = [offer for site in sites for offer in site.host.offers()]
+    if engine != "vllm":
+        seen = await asyncio.gather(*(_seen(site) for site in sites))
+        if not all(seen):
+            return
+        offers += [offer for site in sites for offer in site.gpus.offers()]
     found = choose(Wanted(gpus), offers, {}, {}, 0.0)
     if found.gpu is not None or found.ever:
         return
@@ -96,13 +106,22 @@ def _check_gpus(place: Place, sites: Sequence[Site]) -> None:
         where = " and ".join("this machine" if s.name == LOCAL else s.name for s in sites)
         has = "has" if len(sites) == 1 else "have"
         raise Unavailable(
-            f"{where[0].upper()}{where[1:]} {has} no {' or '.join(place.gpu)} that an engine here can use.",
-            "Leave --gpu out, or say --cpu N, to run on its processors.",
+            f"{where[0].upper()}{where[1:]} {has} no {' or '.join(place.gpu)} that {engine} can use.",
+            "Leave --gpu out, or say --cpu N, to run on its processors."
+            + (f" {OWN_VLLM}" if engine == "vllm" else ""),
             code="no_gpu",
         )
     why = "; ".join(f"{skip.what}: {skip.text}" for skip in found.skipped)
     hint = did_you_mean(gpus[0][0], here) or f"Choose among: {', '.join(here)}."
     raise Unavailable(f"None of these GPUs can be had here ({why}).", hint, code="no_gpu")
+
+
+async def _seen(site: Site) -> bool:
+    try:
+        await site.gpus.look()
+    except (NbgpuError, OSError):
+        return False
+    return True
 
 
 async def _model(spec: CreateEndpoint, services: Services) -> tuple[ModelRecord, FetchPlan | None]:

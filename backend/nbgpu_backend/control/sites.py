@@ -1,18 +1,19 @@
-"""The places where things run: this machine, and the hosts that were added. Each has a provider, and a table of
-its memory."""
+"""The places where things run: this machine, and the hosts that were added. Each has a provider, a table of
+its memory, and one of its GPUs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 from nbgpu_backend.clock import Clock
+from nbgpu_backend.control.gpus import GpuKeeper
 from nbgpu_backend.control.memory import MemoryKeeper
 from nbgpu_backend.domain.names import did_you_mean
 from nbgpu_backend.domain.placement import ANY, LOCAL
 from nbgpu_backend.errors import NotFound
-from nbgpu_backend.providers.base import PodHost, WorkerHost
+from nbgpu_backend.providers.base import Gpu, PodHost, WorkerHost
 
 
 @dataclass(slots=True)
@@ -22,6 +23,7 @@ class Site:
     name: str
     host: WorkerHost
     memory: MemoryKeeper
+    gpus: GpuKeeper
     away: str = ""
     on_change: Callable[[Site], None] = lambda site: None
 
@@ -48,15 +50,23 @@ class Sites:
         self.on_change: Callable[[Site], None] = lambda site: None  # it is heard, or no longer
 
     def set_local(self, host: WorkerHost, memory: MemoryKeeper) -> None:
-        self._sites[LOCAL] = Site(LOCAL, host, memory)
+        self._sites[LOCAL] = Site(LOCAL, host, memory, self._gpus(host))
 
     def add(self, name: str) -> Site:
         """A host, which may be unreachable just now."""
         host = self._make(name)
         memory = MemoryKeeper(host, self._clock)
-        site = Site(name, host, memory, on_change=lambda site: self.on_change(site))
+        site = Site(
+            name, host, memory, self._gpus(host), on_change=lambda site: self.on_change(site)
+        )
         self._sites[name] = site
         return site
+
+    def _gpus(self, host: WorkerHost) -> GpuKeeper:
+        async def look() -> Sequence[Gpu]:
+            return await host.pods.gpus() if host.pods is not None else ()
+
+        return GpuKeeper(look, self._clock.elapsed)
 
     def remove(self, name: str) -> None:
         self._sites.pop(name, None)

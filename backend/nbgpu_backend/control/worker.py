@@ -266,7 +266,11 @@ class WorkerControl:
                     ttl_s=LEASE_S,
                     cwd=cwd,
                     secrets=secret_files,
-                    meta={"endpoint": self._owner.name, "port": record.port},
+                    meta={
+                        "endpoint": self._owner.name,
+                        "port": record.port,
+                        "gpus": [gpu.index for gpu in self.site.gpus.of(self.id)],
+                    },
                     gpu=record.gpu,
                     gpu_count=record.gpu_count,
                     oom_score_adj=OOM_WORKER,
@@ -312,6 +316,8 @@ class WorkerControl:
             self.out.clear()
         self._key = await self._secret()
         record.pid = seen.pid
+        if isinstance(given := seen.meta.get("gpus"), list) and given:
+            self.site.gpus.hold(self.id, {int(index) for index in given})
         if record.id not in self._services.ledger.accounts:
             record.started_us = started_us
             await self._book.opened(self._rate)

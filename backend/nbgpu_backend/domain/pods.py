@@ -7,11 +7,9 @@ without a backend; idle stop holds for one that nobody uses.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-
-from nbgpu_backend.domain.placement import Offer
 
 # Our state, and what REST v2 calls it. `unreachable` is a condition of one that runs.
 STATUS: Mapping[str, str] = {
@@ -26,23 +24,6 @@ STATUS: Mapping[str, str] = {
 }
 LIVE = ("starting", "idle", "busy", "stopping", "unreachable")  # a process exists, or is about to
 WARN_S = 300.0  # before an idle stop, a person is told; of a short one at its half
-
-
-def offers(gpus: Sequence[tuple[int, str]], taken: Collection[int]) -> list[Offer]:
-    """(index, type) of a machine's GPUs, and the indices that pods have."""
-    totals: dict[str, int] = {}
-    free: dict[str, int] = {}
-    for index, name in gpus:
-        totals[name] = totals.get(name, 0) + 1
-        free[name] = free.get(name, 0) + (index not in taken)
-    return [Offer(name, free[name], total) for name, total in totals.items()]
-
-
-def pick(
-    gpus: Sequence[tuple[int, str]], taken: Collection[int], name: str, count: int
-) -> list[int]:
-    """The first free ones of a type; fewer than `count` where there are not so many."""
-    return [index for index, kind in gpus if kind == name and index not in taken][:count]
 
 
 def actions(state: str) -> list[str]:

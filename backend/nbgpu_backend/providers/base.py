@@ -371,5 +371,6 @@ class WorkerHost(InstanceHost, ParentHost, Protocol):
         ...
 
     def offers(self) -> Sequence[Offer]:
-        """The GPUs that are here and how many are free, as last seen; it does not block."""
+        """GPUs that can be had by their type and how many are free, as last seen; it does not block. The
+        cards of a machine, each with its index, are PodHost's."""
         ...

@@ -232,7 +232,7 @@ class LocalProvider:
         return procfs.available_memory()
 
     def offers(self) -> Sequence[Offer]:
-        """None: the engines that run here are editions for processors."""
+        """None besides the cards of this machine, which `pods.gpus` lists."""
         return ()
 
     # below: what blocks, called in threads

@@ -142,7 +142,7 @@ class SshHost:
         return self._available
 
     def offers(self) -> Sequence[Offer]:
-        """None: the engines that run there are editions for processors."""
+        """None besides the cards of that machine, which `pods.gpus` lists."""
         return ()
 
     async def parents(self) -> Sequence[ParentSeen]:

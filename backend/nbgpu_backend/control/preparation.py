@@ -21,7 +21,7 @@ from nbgpu_backend.hub.library import LocalModel, locate, weight_bytes
 from nbgpu_backend.schema.endpoints import CreateEndpoint, Place, QueueDelay
 
 # the one that nbgpu installs is the edition for processors
-OWN_VLLM = "A vLLM for GPUs of your own is served as a command: -- vllm serve MODEL --port {port}"
+OWN_VLLM = "A vLLM for GPUs of your own is served as a command: --engine command -- vllm serve MODEL --port {port}"
 
 
 @dataclass(frozen=True, slots=True)

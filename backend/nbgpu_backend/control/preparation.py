@@ -105,8 +105,9 @@ async def _check_gpus(place: Place, engine: str, sites: Sequence[Site]) -> None:
     if not here:
         where = " and ".join("this machine" if s.name == LOCAL else s.name for s in sites)
         has = "has" if len(sites) == 1 else "have"
+        usable = " that vllm can use" if engine == "vllm" else ""
         raise Unavailable(
-            f"{where[0].upper()}{where[1:]} {has} no {' or '.join(place.gpu)} that {engine} can use.",
+            f"{where[0].upper()}{where[1:]} {has} no {' or '.join(place.gpu)}{usable}.",
             "Leave --gpu out, or say --cpu N, to run on its processors."
             + (f" {OWN_VLLM}" if engine == "vllm" else ""),
             code="no_gpu",

@@ -17,8 +17,8 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-from nbgpu_backend.errors import BackendError
-from nbgpu_backend.providers.ssh.errors import LinkCut, from_line
+from nbgpu_backend.errors import BackendError, DiskError
+from nbgpu_backend.providers.ssh.errors import HostUnreachable, LinkCut, from_line
 
 HELLO = b"nbgpu-tunnel-1\n"
 HELD = 75  # another tunnel holds the lock
@@ -255,7 +255,17 @@ class Link:
         )
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        log = os.open(self._folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            log = os.open(self._folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except FileNotFoundError:  # by hand: what runs there is out of reach, and not dead
+            raise HostUnreachable(
+                f"What is known of {self.name} was removed: there is no folder {self._folder}.",
+                f"Add it again with: nbgpu host add {self.name} user@address",
+            ) from None
+        except OSError as error:
+            raise DiskError(
+                f"{self._folder} cannot be written: {error.strerror}.", "Free some space there."
+            ) from None
         try:
             return subprocess.Popen(
                 [sys.executable, "-m", "nbgpu_backend.providers.ssh.tunnel", str(self._folder)],

@@ -53,6 +53,8 @@ BAD_SPEC, FAULT, SYSTEM, DISK, HELD, USED, NO_EXEC = 64, 70, 71, 74, 75, 76, 127
 DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EIO)
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 LOG_LIMIT = 64 << 20
+# so that who follows it finds the place again (host.py, read_on)
+CUT = b"[earlier lines were cut: of %d bytes %d are kept]\n"
 LOG_CHECK_S = 2.0  # how often the size of the log is looked at
 LINE_LIMIT = 64 << 10  # a client that sends more without a newline is dropped
 CLIENT_LIMIT = 128
@@ -358,9 +360,10 @@ def cut_log(limit: int) -> None:
             if not more:
                 break
             kept += more
+        size = start + len(kept)
         os.ftruncate(fd, 0)
         kept = kept[kept.find(b"\n") + 1 :]
-        os.write(fd, b"[earlier lines were cut: the log had %d bytes]\n" % size + kept)
+        os.write(fd, CUT % (size, len(kept)) + kept)
     except OSError:
         pass  # a full disk: looked at again at the next tick
     finally:

@@ -138,7 +138,7 @@ class Client:
             case "events":
                 return EventListing(found, call.about)
             case "logs":
-                return LogView(found, call.about)
+                return LogView(found, call.about, shown=call.streamed and self.aloud)
             case "deleted":
                 return Deleted(call.about, found or "")
             case "jobs":

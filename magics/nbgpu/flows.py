@@ -5,6 +5,7 @@ An interrupt cancels what was under way, says so, and goes on as `Interrupted`, 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from nbgpu.verbs.call import Call, part
 
 if TYPE_CHECKING:
     from nbgpu_backend.schema.endpoints import Endpoint
+    from nbgpu_backend.schema.summary import LogLines
 
     from nbgpu.client import Client
 
@@ -220,6 +222,31 @@ def _events(client: Client, call: Call, answer: Answer) -> Iterator[Progress | s
         raise failure from None
 
 
+# logs
+
+
+def follow_log(client: Client, call: Call) -> LogLines:
+    """Its lines as they come, until it ends."""
+    import httpx
+    from nbgpu_backend.schema.summary import LogLines
+
+    from nbgpu import wire
+
+    lines: list[str] = []
+    try:
+        with client.streamed(call) as response:
+            for text in response.iter_lines():
+                if text.startswith("data: "):
+                    lines.append(json.loads(text[6:])["line"])
+                    if client.aloud:
+                        print(lines[-1], flush=True)
+    except KeyboardInterrupt:
+        raise errors.Interrupted(f"interrupted; {call.about} goes on.") from None
+    except httpx.TransportError as error:
+        raise wire.lost(error, call) from None
+    return LogLines(worker=None, lines=lines)
+
+
 FLOWS: dict[str, Callable[[Client, Call], Any]] = {
     "": plain, "deploy": deploy, "stop": stop, "delete": delete, "ask": ask,
     "scale": scaleflows.scale, "warm": scaleflows.warm,
@@ -227,6 +254,6 @@ FLOWS: dict[str, Callable[[Client, Call], Any]] = {
     "retry_job": jobflows.retry, "purge": jobflows.purge,
     "open": podflows.open_pod, "start_pod": podflows.start, "stop_pod": podflows.stop,
     "delete_pod": podflows.delete, "delete_pod_asking": podflows.delete_asking,
-    "extend": podflows.extend, "stop_all": podflows.stop_all,
+    "extend": podflows.extend, "logs": follow_log, "stop_all": podflows.stop_all,
     "stop_all_asking": podflows.stop_all_asking,
 }  # fmt: skip

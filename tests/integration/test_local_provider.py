@@ -12,10 +12,12 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nbgpu_backend import shim
 from nbgpu_backend.clock import SystemClock
 from nbgpu_backend.errors import Conflict, DiskError, NotFound, Unavailable
 from nbgpu_backend.home import Home
@@ -291,6 +293,42 @@ async def test_logs_are_the_last_lines_decoded_with_replacement(
     assert lines[0] == "line number 1001" and lines[-1] == "\ufffdend"
     assert len(await host.logs(NAME, 100_000)) == 9001
     assert await host.logs(NAME, 0) == []
+
+
+async def test_a_log_is_followed_whole_however_fast_it_grows_until_the_end(
+    home: Yard, host: WorkerHost
+) -> None:
+    script = "i=0; while [ $i -lt 40000 ]; do echo $i; i=$((i+1)); done; printf last"
+    await host.launch(spec(home, script))
+    async with aclosing(host.follow(NAME, 1)) as log, asyncio.timeout(30):
+        lines = [line async for some in log for line in some]
+    first = int(lines[0])
+    assert lines == [*map(str, range(first, 40_000)), "last"]
+
+
+async def test_a_followed_log_that_was_cut_to_its_tail_goes_on(
+    home: Yard, host: WorkerHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await host.launch(spec(home, "seq 1 200000; sleep 100"))
+    async with asyncio.timeout(10):
+        while await host.logs(NAME, 1) != ["200000"]:
+            await asyncio.sleep(0.005)
+    log = home.instances / NAME / "log"
+    seen: list[str] = []
+    async with aclosing(host.follow(NAME, 1)) as follow, asyncio.timeout(30):
+        async for some in follow:
+            seen += some
+            if seen == ["200000"]:
+                with log.open("a") as file:
+                    file.write("not read yet\n")
+                monkeypatch.chdir(log.parent)
+                shim.cut_log(1 << 20)
+                with log.open("a") as file:
+                    file.write("and on\n")
+            elif seen[-1] == "and on":
+                break
+    assert log.stat().st_size < 100_000
+    assert seen == ["200000", "not read yet", "and on"]
 
 
 async def test_a_launch_leaves_the_event_loop_free(home: Yard, host: WorkerHost) -> None:

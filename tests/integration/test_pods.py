@@ -6,6 +6,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -452,10 +453,21 @@ def test_everything_is_stopped_at_once(home: PodBackend) -> None:
 
 
 def test_why_logs_and_history_know_pods(anywhere: PodBackend) -> None:
-    anywhere.open_pod(limits={"idleStopS": 600})
+    anywhere.open_pod(limits={"idleStopS": 600}, beforeStop="echo saved at last")
     why = anywhere.get("/nbgpu/v1/why/train")
     assert why["subject"] == "pod" and any("it stops in" in fact for fact in why["facts"])
-    anywhere.run("import os; os.system('echo to the log >&2')")
+    with (
+        ThreadPoolExecutor(1) as pool,
+        anywhere.client() as http,
+        http.stream("GET", "/v2/pods/train/logs?tail=5000") as log,
+    ):
+        shown = pool.submit(anywhere.cli, "logs", "train", "--follow")
+        anywhere.http.post("/v2/pods/train/action", json={"action": "stop"}).raise_for_status()
+        told = [line for line in log.iter_lines() if line]  # it ends with the pod
+        assert shown.result().stdout.splitlines()[-1:] == ["saved at last"]
+    assert 'data: {"line": "saved at last"}' in told
+    anywhere.http.post("/v2/pods/train/action", json={"action": "start"}).raise_for_status()
+    anywhere.pod_ready()
     kinds = [e["kind"] for e in anywhere.get("/nbgpu/v1/history?endpoint=train")["events"]]
     assert "pod.ready" in kinds
     summary = anywhere.get("/nbgpu/v1/summary")

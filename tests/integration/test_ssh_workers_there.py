@@ -135,6 +135,26 @@ async def test_a_port_there_is_reached_through_one_here(server: Sshd, host: SshH
             await says(here)
 
 
+async def test_a_log_there_is_followed_through_broken_links_until_the_end(
+    server: Sshd, host: SshHost
+) -> None:
+    script = "i=0; while [ $i -lt 300 ]; do echo $i; i=$((i+1)); sleep 0.01; done; printf last"
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(server.home)}
+    await host.launch(LaunchSpec(NAME, 1, ["sh", "-c", script], env, ttl_s=60, grace_s=5))
+    lines: list[str] = []
+    async with contextlib.aclosing(host.follow(NAME, 1)) as log, asyncio.timeout(60):
+        async for some in log:
+            if len(lines) < 100 <= len(lines) + len(some):
+                os.kill(tunnel_pid(host.link.folder), signal.SIGKILL)
+            elif len(lines) < 200 <= len(lines) + len(some):
+                for process in server.sessions():
+                    os.kill(process, signal.SIGKILL)
+            lines += some
+    assert lines == [*map(str, range(int(lines[0]), 300)), "last"] and len(lines) > 200
+    with pytest.raises(NotFound):
+        await anext(host.follow("nbgpu-t-nobody-1", 1))
+
+
 async def test_a_stream_arrives_whole_whoever_is_slow(host: SshHost) -> None:
     """In pieces of all sizes, many times what may be on its way at once."""
     draw = random.Random(7)

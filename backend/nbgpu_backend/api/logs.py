@@ -4,38 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 
 from fastapi.responses import StreamingResponse
 
-POLL_S = 0.5
 MOST = 5000
+BEAT_S = 15.0  # of silence, then a comment says that it is still followed
 
 
-def follow(
-    tail: int, *, live: Callable[[], bool], now: Callable[[int], Awaitable[list[str]]]
-) -> StreamingResponse:
-    """Until it is no longer `live`. `now` gives the last lines as they are."""
+def follow(log: AsyncGenerator[list[str], None]) -> StreamingResponse:
+    """Until it ends, or nobody reads it any more."""
 
-    async def lines() -> AsyncIterator[str]:
-        shown: list[str] = []
-        while True:
-            going = live()
-            current = await now(max(1, min(tail, MOST)))
-            for line in added(shown, current):
-                yield f"data: {json.dumps({'line': line})}\n\n"
-            shown = current
-            if not going:
-                return
-            await asyncio.sleep(POLL_S)
+    async def events() -> AsyncIterator[str]:
+        async with aclosing(log):
+            while True:
+                coming = asyncio.ensure_future(anext(log, None))
+                try:
+                    while not (await asyncio.wait((coming,), timeout=BEAT_S))[0]:
+                        yield ":\n\n"
+                finally:
+                    if not coming.done():
+                        coming.cancel()
+                        await asyncio.wait((coming,))
+                lines = coming.result()
+                if lines is None:
+                    return
+                yield "".join(f"data: {json.dumps({'line': line})}\n\n" for line in lines)
 
-    return StreamingResponse(lines(), media_type="text/event-stream")
+    return StreamingResponse(events(), media_type="text/event-stream")
 
 
-def added(before: list[str], now: list[str]) -> list[str]:
-    """Lines of `now` that come after those of `before` (both are tails of one file)."""
-    for start in range(len(before) + 1):
-        rest = before[start:]
-        if now[: len(rest)] == rest:
-            return now[len(rest) :]
-    return now
+async def nothing() -> AsyncGenerator[list[str], None]:
+    """A log of what has not been there yet."""
+    return
+    yield []
+
+
+def bounded(tail: int) -> int:
+    return max(1, min(tail, MOST))

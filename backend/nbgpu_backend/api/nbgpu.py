@@ -6,8 +6,11 @@ import os
 from collections.abc import Callable
 
 from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
 
 from nbgpu_backend import runtime
+from nbgpu_backend.api.logs import follow as followed
+from nbgpu_backend.api.logs import nothing
 from nbgpu_backend.billing.costs import cost_series, ledger_columns
 from nbgpu_backend.billing.rates import Rate, parse
 from nbgpu_backend.control.core import Core
@@ -93,13 +96,20 @@ def routes(core: Core, version: str, shutdown: Callable[[bool], None]) -> APIRou
         await services.memory.measure()
         return memory_view(services)
 
-    @router.get("/logs/{endpoint}")
-    async def logs(endpoint: str, tail: int = Query(100, ge=1, le=5000)) -> LogLines:
+    @router.get("/logs/{endpoint}", response_model=LogLines)
+    async def logs(
+        endpoint: str, tail: int = Query(100, ge=1, le=5000), follow: bool = False
+    ) -> LogLines | StreamingResponse:
+        """`follow`: as server-sent events, until that pod or worker has ended."""
         if (pod := pods.find(endpoint)) is not None:
+            if follow:
+                return followed(core.pod_log(pod, tail))
             running = pod.instance.id if pod.instance else None
             return LogLines(worker=running, lines=await core.pod_lines(pod, tail))
         control = endpoints.get(endpoint)
         newest = next(reversed(control.workers.values()), None)
+        if follow:
+            return followed(newest.follow(tail) if newest is not None else nothing())
         if newest is None:
             return LogLines(worker=None, lines=[])
         try:

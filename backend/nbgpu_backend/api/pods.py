@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 
-from nbgpu_backend.api.logs import follow
+from nbgpu_backend.api.logs import bounded, follow
 from nbgpu_backend.control.core import Core
 from nbgpu_backend.control.pod_views import pod_view, volume_view
 from nbgpu_backend.schema.pods import (
@@ -71,12 +71,7 @@ def routes(core: Core) -> APIRouter:
     @router.get("/{pod}/logs")
     async def pod_logs(pod: str, tail: int = 100) -> StreamingResponse:
         """The last lines, then what is added, as server-sent events until it ends."""
-        control = pods.get(pod)
-        return follow(
-            tail,
-            live=lambda: control.instance is not None and control.live,
-            now=lambda count: core.pod_lines(control, count),
-        )
+        return follow(core.pod_log(pods.get(pod), bounded(tail)))
 
     return router
 

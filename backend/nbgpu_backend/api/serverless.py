@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 
-from nbgpu_backend.api.logs import follow
+from nbgpu_backend.api.logs import bounded, follow
 from nbgpu_backend.control.core import Core
 from nbgpu_backend.control.views import endpoint_view, worker_list
 from nbgpu_backend.errors import NotFound
@@ -66,12 +66,6 @@ def routes(core: Core) -> APIRouter:
         found = control.workers.get(worker)
         if found is None:
             raise NotFound(f"'{control.name}' has no worker '{worker}'.", f"See: nbgpu show {control.name}")  # fmt: skip
-
-        async def now(count: int) -> list[str]:
-            if found.live:
-                return await found.log(count)
-            return list(found.exit.tail) if found.exit else []
-
-        return follow(tail, live=lambda: found.live, now=now)
+        return follow(found.follow(bounded(tail)))
 
     return router

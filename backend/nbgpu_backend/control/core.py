@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
 
@@ -248,6 +248,18 @@ class Core:
             with contextlib.suppress(NbgpuError):
                 return await control.site.host.logs(control.instance.name, count)
         return list(control.tail)[-count:]
+
+    async def pod_log(self, control: PodControl, tail: int) -> AsyncGenerator[list[str], None]:
+        """The last lines of its log, then what is added, until it ends."""
+        if control.instance is not None:
+            log = control.site.host.follow(control.instance.name, tail)
+            with contextlib.suppress(NotFound):  # it ended just now
+                async with contextlib.aclosing(log) as parts:
+                    async for lines in parts:
+                        yield lines
+                return
+        if lines := list(control.tail)[-tail:]:
+            yield lines
 
     async def stop_all(self) -> list[str]:
         """The panic button: every pod and every endpoint. Names of those that ran."""

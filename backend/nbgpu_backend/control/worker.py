@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -202,6 +202,18 @@ class WorkerControl:
             return await self._host.logs(self.record.name, tail)
         except AWAY:
             return []
+
+    async def follow(self, tail: int) -> AsyncGenerator[list[str], None]:
+        """The last lines of its log, then what is added, until it ends."""
+        if self.live:
+            log = self._host.follow(self.record.name, tail)
+            with contextlib.suppress(NotFound):  # it is not launched yet, or ended just now
+                async with contextlib.aclosing(log) as parts:
+                    async for lines in parts:
+                        yield lines
+                return
+        if self.exit is not None and (lines := list(self.exit.tail)[-tail:]):
+            yield lines
 
     # --- beginnings -------------------------------------------------------------------------
 

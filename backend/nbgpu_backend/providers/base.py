@@ -8,7 +8,15 @@ same as the one before it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -293,6 +301,11 @@ class InstanceHost(Protocol):
         ...
 
     async def logs(self, name: str, tail: int = 100) -> list[str]: ...
+
+    def follow(self, name: str, tail: int) -> AsyncGenerator[list[str], None]:
+        """The last lines of its log, then each that is added, until it has ended; through links that
+        break. Raises NotFound."""
+        ...
 
     async def forget(self, name: str) -> None:
         """Remove the folder of an instance that has ended (its end is in the ledger)."""

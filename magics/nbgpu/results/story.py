@@ -85,8 +85,9 @@ class WhyView(Rich):
 class LogView(Rich):
     """`.lines` are the lines; `.df` has them as a column."""
 
-    def __init__(self, log: LogLines, endpoint: str) -> None:
+    def __init__(self, log: LogLines, endpoint: str, *, shown: bool = False) -> None:
         self.log = log
+        self.shown = shown and bool(log.lines)  # they were printed as they came
         self.endpoint = endpoint
 
     @property

@@ -225,11 +225,17 @@ def why(name: Subject) -> Call:
     return Call("GET", f"/nbgpu/v1/why/{part(name)}", "Why", view="why", about=name)
 
 
-@verb("logs chat", "logs chat --tail 20")
+@verb("logs chat", "logs chat --tail 20", "logs chat --follow")
 def logs(
-    name: Resource, *, tail: Annotated[int, Arg("how many lines", metavar="N", short="-n")] = 100
+    name: Resource,
+    *,
+    tail: Annotated[int, Arg("how many lines", metavar="N", short="-n")] = 100,
+    follow: Annotated[bool, Arg("go on until it ends", short="-f")] = False,
 ) -> Call:
     """The last lines of a pod's log, or of an endpoint's newest worker's, also of one that has ended."""
+    if follow:
+        return Call("GET", f"/nbgpu/v1/logs/{part(name)}", params={"tail": tail, "follow": "true"},
+                    streamed=True, follow="logs", view="logs", about=name)  # fmt: skip
     return Call("GET", f"/nbgpu/v1/logs/{part(name)}", "LogLines", params={"tail": tail},
                 view="logs", about=name)  # fmt: skip
 

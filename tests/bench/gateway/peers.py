@@ -126,7 +126,7 @@ def lineup(only: set[str]) -> Iterator[Lineup]:
             try:
                 if name == "nbgpu":
                     nbgpu = stack.enter_context(stand.backend())
-                    peers[name] = _nbgpu(nbgpu)
+                    peers[name] = nbgpu_peer(nbgpu)
                 else:
                     peers[name] = stack.enter_context(STARTERS[name](folder, worker.port))
             except (Absent, NbgpuError, NotStarted) as reason:
@@ -194,7 +194,7 @@ def _litellm(folder: Path, worker: int) -> Iterator[Peer]:
         yield Peer("litellm", port, Tree(pid), token=LITELLM_KEY, slow=True)
 
 
-def _nbgpu(process: BackendProcess) -> Peer:
+def nbgpu_peer(process: BackendProcess) -> Peer:
     """A real backend with a `command` endpoint: the token, the queue, records and ledger are all in use."""
     argv = [sys.executable, fast_upstream.__file__, "--port", "{port}", "--model", "{name}"]
     engine = {"name": "command", "options": ["--concurrency", str(CONCURRENCY), *argv]}

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,13 @@ from nbgpu_backend.providers.local.records import State
 from nbgpu_backend.providers.local.relay_client import RelayClient, read_spool
 from nbgpu_backend.providers.local.shim_client import NoAnswer, ShimClient
 from nbgpu_backend.providers.local.sweep import sweep
+from nbgpu_backend.providers.ssh.host import Follower  # it imports nothing of ours
 
 SHIM = Path(nbgpu_backend.__file__).with_name("shim.py")
 LAUNCH_S = 90.0  # above the shim's own patience with an exec
 SETTLE_S = 2.0  # between a shim's last sign and its lock being free
 STOP_S = 60.0  # beyond the grace: processes in uninterruptible calls
+FOLLOW_S = 0.25  # between looks at a log that is followed
 STALE_S = 60.0  # the age at which a nameless folder is nobody's
 MINIMAL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -200,6 +202,22 @@ class LocalProvider:
         if not folder.is_dir():
             raise _unknown(name)
         return await asyncio.to_thread(records.tail, folder / "log", tail)
+
+    async def follow(self, name: str, tail: int) -> AsyncGenerator[list[str], None]:
+        try:
+            log = await asyncio.to_thread(Follower, str(self._folder(name)), tail)
+        except FileNotFoundError:
+            raise _unknown(name) from None
+        try:
+            more = True
+            while more:
+                lines, more = await asyncio.to_thread(log.read)
+                if lines:
+                    yield lines
+                elif more:
+                    await asyncio.sleep(FOLLOW_S)
+        finally:
+            log.close()
 
     async def read_secret(self, name: str, file: str) -> str | None:
         try:

@@ -32,6 +32,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -54,8 +55,12 @@ WINDOW = 4 << 20  # at 50 ms there and back, 80 MB/s
 CHUNK = 64 << 10
 UNSENT = 1 << 20  # so much may wait for the link before senders wait
 READ_LIMIT = 32 << 20  # of a file that is answered as one line
+TAIL_LIMIT = 1 << 20  # of a log, in which its last lines are looked for
+FOLLOW_LIMIT = 256 << 10  # of a log that is followed, at a time
 LINE_LIMIT = 64 << 10  # of a command's output
 SILENCE_S = 60.0
+CUT = re.compile(rb"\[earlier lines were cut: of (\d+) bytes (\d+) are kept\]\n")
+FOLLOW_S = 0.25  # between looks at a log that is followed
 LOOK_S = 2.0  # between looks at the silence, whose limit is told after the first one
 LAUNCH_S = 90.0  # above the shim's own patience with an exec
 SETTLE_S = 2.0  # between a shim's last sign and its lock being free
@@ -544,6 +549,50 @@ def tail_of(path: str, lines: int) -> List[str]:
     except OSError:
         return []
     return data.decode("utf-8", "replace").splitlines()[-lines:] if lines > 0 else []
+
+
+class Follower:
+    """Reads on in an instance's log until it has ended, also when its folder is gone by then."""
+
+    def __init__(self, folder: str, tail: int, at: Optional[int] = None) -> None:
+        """`at`: None is where the last `tail` lines begin. Raises OSError."""
+        self.folder = folder
+        self.file = open(os.path.join(folder, "log"), "rb")
+        self.at = self.tail_start(tail) if at is None else at
+
+    def tail_start(self, lines: int) -> int:
+        end = self.file.seek(0, os.SEEK_END)
+        self.file.seek(max(0, end - TAIL_LIMIT))
+        found = self.file.read(TAIL_LIMIT).splitlines(True)
+        return end - sum(map(len, found[-lines:] if lines > 0 else []))
+
+    def read(self) -> Tuple[List[str], bool]:
+        """Lines that are new, and whether more may come. The last one may lack its end."""
+        over = os.path.exists(os.path.join(self.folder, "exit.json")) or not os.path.isdir(
+            self.folder
+        )
+        size = self.file.seek(0, os.SEEK_END)
+        if size < self.at:
+            self.at = self.moved(size)
+        self.file.seek(self.at)
+        data = self.file.read(FOLLOW_LIMIT)
+        end = data.rfind(b"\n") + 1
+        if over or (not end and len(data) == FOLLOW_LIMIT):
+            end = len(data)
+        self.at += end
+        return data[:end].decode("utf-8", "replace").splitlines(), not over or len(data) > 0
+
+    def moved(self, size: int) -> int:
+        """Where our place is in a log that was cut to its tail (shim.cut_log)."""
+        self.file.seek(0)
+        cut = CUT.match(self.file.readline())
+        if cut is None:
+            return size
+        had, kept = int(cut.group(1)), int(cut.group(2))
+        return cut.end() + max(0, kept - (had - self.at))
+
+    def close(self) -> None:
+        self.file.close()
 
 
 def probe(folder: str) -> Optional[int]:
@@ -1185,6 +1234,8 @@ class Host:
                 return
             elif op == "ask":
                 await self.attended(talk, self.ask(request))
+            elif op == "follow":
+                await self.attended(talk, self.follow(talk, request))
             elif op == "run":
                 await self.attended(talk, self.run(talk, request))
             else:
@@ -1269,6 +1320,23 @@ class Host:
             raise Refusal("late", "no answer within %s s" % limit)
         except (OSError, ValueError) as error:
             raise Refusal("no_answer", str(error))
+
+    async def follow(self, talk: Conversation, request: Json) -> Json:
+        """{folder, tail, at (null: where the last `tail` lines begin)} -> {"lines", "at": where the next
+        one begins}…, {} once the instance has ended."""
+        folder, tail = below(request["folder"]), int(request["tail"])
+        log = await self.loop.run_in_executor(self.pool, Follower, folder, tail, request.get("at"))
+        try:
+            more = True
+            while more:
+                lines, more = await self.loop.run_in_executor(self.pool, log.read)
+                if lines:
+                    await talk.line({"lines": lines, "at": log.at})
+                elif more:
+                    await asyncio.sleep(FOLLOW_S)
+        finally:
+            log.close()
+        return {}
 
     async def run(self, talk: Conversation, request: Json) -> Json:
         """{argv, env (null: as it is), cwd (home), stdin or stdin64, grace_s (0)} -> lines {"line",

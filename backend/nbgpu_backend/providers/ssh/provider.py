@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from nbgpu_backend.providers.base import (
 from nbgpu_backend.providers.local.parents import Forked
 from nbgpu_backend.providers.local.records import State, parse_exit
 from nbgpu_backend.providers.local.relay_client import RelayClient, read_spool
-from nbgpu_backend.providers.ssh.errors import PortRefused
+from nbgpu_backend.providers.ssh.errors import AWAY, PortRefused
 from nbgpu_backend.providers.ssh.link import Link
 from nbgpu_backend.providers.ssh.parents import SshParents
 from nbgpu_backend.providers.ssh.pods import SshPods
@@ -185,6 +185,24 @@ class SshHost:
     async def logs(self, name: str, tail: int = 100) -> list[str]:
         answer = await self.link.call({"op": "logs", "folder": _folder(name), "tail": tail})
         return [str(line) for line in answer["lines"]]
+
+    async def follow(self, name: str, tail: int) -> AsyncGenerator[list[str], None]:
+        at: int | None = None  # None: nothing has come yet
+        while True:
+            request = {"op": "follow", "folder": _folder(name), "tail": tail, "at": at}
+            try:
+                async with aclosing(self.link.stream(request)) as parts:
+                    async for part in parts:
+                        if "lines" in part:
+                            at = int(part["at"])
+                            yield part["lines"]
+                return
+            except AWAY:
+                await asyncio.sleep(AGAIN_S)
+            except NotFound:
+                if at is None:
+                    raise
+                return
 
     async def forget(self, name: str) -> None:
         await self.link.call({"op": "remove", "path": _folder(name), "locked": True})

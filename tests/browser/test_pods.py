@@ -166,6 +166,32 @@ def test_its_kernel_is_picked_in_labs_own_picker(visit: Visit) -> None:
     assert visit.mistakes() == []
 
 
+def test_its_kernel_completes_what_is_typed(visit: Visit) -> None:
+    said(visit, "a_name_of_the_pod = 1")
+    visit.command("notebook:insert-cell-below")
+    visit.command("notebook:enter-edit-mode")
+    visit.page.keyboard.type("a_name_of")
+    visit.page.keyboard.press("Tab")
+    until(lambda: visit.sources()[-1] == "a_name_of_the_pod")
+
+
+def test_a_widget_of_the_pod_moves_in_the_notebook(visit: Visit) -> None:
+    said(visit, "%pip install --quiet ipywidgets")
+    said(visit, "import ipywidgets; slider = ipywidgets.IntSlider(value=3); slider")
+    handle = visit.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .widget-slider .noUi-handle")
+    expect(handle).to_be_visible(timeout=20_000)
+    handle.focus()
+    for _ in range(2):
+        visit.page.keyboard.press("ArrowRight")
+    visit.page.screenshot(path=OUT / "pods-widget.png")
+    reading = visit.page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .widget-readout")
+    expect(reading).to_have_text("5")
+    assert '"5"' in said(visit, "slider.value")
+    said(visit, "slider.value = 9")
+    expect(reading).to_have_text("9")
+    assert visit.mistakes() == []
+
+
 def test_it_is_interrupted_and_restarted_as_any_kernel(visit: Visit) -> None:
     visit.command("notebook:insert-cell-below")
     visit.write("import time; open('begun', 'w').close(); time.sleep(600)")

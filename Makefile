@@ -10,6 +10,10 @@ FRONT_END_TESTED := $(EXT)/node_modules/.tested
 FRONT_END_SOURCES := $(shell find $(EXT)/src $(EXT)/style $(EXT)/schema -type f 2>/dev/null) $(EXT)/package.json $(EXT)/package-lock.json
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MYPYPATH := backend:magics:extension
+# Modules that are compiled anew take half as long again to load, in each of a thousand processes.
+unexport PYTHONDONTWRITEBYTECODE
+# Files of tests run beside each other: they wait more than they compute.
+TESTERS ?= 2
 
 .PHONY: demo test test-browser test-front-end lab front-end lint format bench setup-demo setup-dev debian-packages engine clean help
 
@@ -24,7 +28,7 @@ demo: setup-demo
 	$(PY) -m demo
 
 test: debian-packages setup-dev engine lint front-end test-front-end
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses $(TESTERS) --dist loadfile
 
 # The panel's tests in a real browser alone; they are part of `make test`.
 test-browser: debian-packages setup-dev engine front-end

@@ -38,6 +38,14 @@ def test_shares_follow_the_timeline() -> None:
     ]
 
 
+def test_an_idle_worker_that_ends_was_idle_to_its_last_second() -> None:
+    flips = [Flip(0, "running"), Flip(S, "idle"), Flip(2 * S, "draining"), Flip(3 * S, "stopped")]
+    assert [(p.share, p.amount) for p in slices([span(0, 2.5)], flips)] == [
+        ("busy", 1),
+        ("idle", 2),
+    ]
+
+
 def test_money_is_plain_text() -> None:
     assert plain(Decimal("0.10")) == "0.1" and plain(Decimal(0)) == "0"
     assert plain(Decimal("0.0000012345678")) == "0.000001235"

@@ -2,8 +2,8 @@
 up once per instance's life.
 
 Amounts are Decimal dollars, instants UTC microseconds. Shares are allocations made when asked:
-an interval's seconds are split by the state that the worker was in, and the second that rounding added
-belongs to the last state. A request's cost is its part of the busy time: each instant is shared equally
+an interval's seconds are split by the state that the worker was in (one that drains, or is not heard, counts
+as what it was before), and the second that rounding added belongs to the last one. A request's cost is its part of the busy time: each instant is shared equally
 among the requests that the worker held (so the requests' costs add up to the busy share).
 """
 
@@ -19,7 +19,6 @@ SHARES = {
     "starting": "start",
     "idle": "idle",
     "running": "busy",
-    "draining": "busy",
     "unhealthy": "idle",
 }
 

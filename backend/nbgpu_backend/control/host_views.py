@@ -97,7 +97,7 @@ def findings(facts: dict[str, Any], offset_ms: float) -> Sequence[schema.Finding
     found.append(
         schema.Finding(
             what="clock", good=not late, text=f"{abs(offset_ms) / 1000:.1f} s {'ahead' if offset_ms > 0 else 'behind'}",
-            advice="Set it (timedatectl set-ntp true): a pod's --until is judged by it." if late else "",
+            advice="That is taken into account. Set it right: timedatectl set-ntp true" if late else "",
         )
     )  # fmt: skip
     return found

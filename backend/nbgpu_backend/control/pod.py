@@ -67,7 +67,7 @@ class PodControl:
         self.record = record
         self._services = services
         self.site = site
-        self.agent = PodAgent(site.pods, record.id, record.name)
+        self.agent = PodAgent(site.pods, record.id, record.name, services.clock.now)
         self.ports = Ports(self.agent)
         self.state = "stopped"
         self.reason = self._reason("stopped", "it was not started yet")

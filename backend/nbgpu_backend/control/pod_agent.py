@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from nbgpu_backend.errors import (
@@ -22,6 +22,7 @@ from nbgpu_backend.providers.base import PodHost
 
 ANSWER_S = 10.0
 CHUNK = 1 << 20
+STEADY_US = 5_000_000  # it may be the answer that is late
 KINDS: Mapping[str, type[NbgpuError]] = {
     "bad_request": BadRequest,
     "not_found": NotFound,
@@ -67,8 +68,9 @@ class Talk:
 class PodAgent:
     """Raises Silent where nobody answers, and what the agent's answer means."""
 
-    def __init__(self, host: PodHost, pod_id: str, name: str) -> None:
+    def __init__(self, host: PodHost, pod_id: str, name: str, now: Callable[[], int]) -> None:
         self._host = host
+        self._now = now
         self._pod = pod_id
         self._name = name
 
@@ -146,16 +148,35 @@ class PodAgent:
         if not isinstance(head, dict):
             writer.close()
             raise self._silent()
+        head = self._by_our_clock(head)
         if "error" in head:
             writer.close()
             kind = KINDS.get(str(head.get("kind")), UpstreamError)
             raise kind(str(head["error"]), "", code=str(head.get("kind") or "pod"))
         return Talk(head, reader, writer)
 
+    def _by_our_clock(self, head: dict[str, Any]) -> dict[str, Any]:
+        """What it answered: its instants are of its own clock, which may be off."""
+        theirs = head.pop("now_us", None)
+        late = 0 if theirs is None else self._now() - int(theirs)
+        return head if abs(late) < STEADY_US else shifted(head, late)
+
     def _silent(self) -> Silent:
         return Silent(
             f"'{self._name}' does not answer.", f"See what it does with: nbgpu why {self._name}"
         )
+
+
+def shifted(value: Any, by_us: int) -> Any:
+    """JSON with its instants (numbers whose names end in `_us`, and 0 is none) moved."""
+    if isinstance(value, dict):
+        return {
+            key: inner + by_us
+            if key.endswith("_us") and isinstance(inner, int) and inner
+            else shifted(inner, by_us)
+            for key, inner in value.items()
+        }
+    return [shifted(inner, by_us) for inner in value] if isinstance(value, list) else value
 
 
 async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,4 +83,6 @@ class Wire:
         await self.writer.drain()
 
     async def answer(self, value: Json) -> None:
+        """With the clock that its instants are of."""
+        value = dict(value, now_us=time.time_ns() // 1000)
         await self.send(json.dumps(value, separators=(",", ":")).encode() + b"\n")

@@ -13,6 +13,7 @@ from nbgpu_backend.providers.ssh import host
 
 READ = 1 << 18
 UNSENT = 1 << 20  # bytes; senders wait above
+SET_US = 5_000_000
 
 
 class HostChannel:
@@ -29,6 +30,7 @@ class HostChannel:
         self._room = asyncio.Event()
         self._room.set()
         self.heard = time.monotonic()
+        self.clock_offset_us = 0  # what is to be added to our clock for the host's
         self.mux = host.Mux(self._put, self._drained)
         for work in (self._read, self._write):
             threading.Thread(target=work, daemon=True, args=(rest,), name="host-link").start()
@@ -74,8 +76,16 @@ class HostChannel:
     def _take(self, frames: list[host.Frame]) -> None:
         self.heard = time.monotonic()
         for header, body in frames:
-            if header["t"] != "pong":
+            if header["t"] == "pong":
+                self._see_clock(header)
+            else:
                 self.mux.take(header, body)
+
+    def _see_clock(self, pong: dict[str, Any]) -> None:
+        """A clock that was set; what is less may be the way of the answer."""
+        offset = int(pong["now_us"]) - time.time_ns() // 1000
+        if abs(offset - self.clock_offset_us) > SET_US:
+            self.clock_offset_us = offset
 
     # threads
 

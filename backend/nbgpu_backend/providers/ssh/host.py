@@ -12,7 +12,7 @@ After MARK on stdout there are only frames, both ways: the lengths of a header a
   <> data, <> eof          raw bytes and the end of them, each way on its own
   <> more {n}              so many bytes were consumed: a sender is at most WINDOW ahead
   <- end                   the last frame
-`ping` is answered with `pong`. `start {silence_s}` comes first.
+`ping` is answered with `pong {now_us}`. `start {silence_s}` comes first.
 
 A request has an `op`; see the functions below, which are called as the ops are. An answer with
 `error` and `kind` is a failure: bad_request, not_found, denied, disk, io, refused (nobody listens),
@@ -1173,7 +1173,7 @@ class Host:
         try:
             for header, body in self.decoder.feed(data):
                 if header["t"] == "ping":
-                    self.put(encode({"t": "pong"}))
+                    self.put(encode({"t": "pong", "now_us": time.time_ns() // 1000}))
                 elif header["t"] == "start":
                     self.silence_s = float(header["silence_s"])
                 else:

@@ -12,6 +12,7 @@ import base64
 import tempfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from nbgpu_backend.providers.ssh.supplies import SshSupplies
 
 ANSWER_S = 10.0  # a shim answers in milliseconds; the link may take its time
 AGAIN_S = 1.0  # between tries, while the link is down
+STEADY_US = 1_000_000  # a clock that is off by less is taken for right
 NO_ANSWER = ("no_answer", "late")
 
 
@@ -60,11 +62,12 @@ class SshHost:
 
     async def launch(self, spec: LaunchSpec) -> Launched:
         """As the provider of this machine does it. LinkCut: it may have come up."""
+        ahead = await self._ahead()
         document: dict[str, Any] = {
             "argv": list(spec.argv), "env": dict(spec.env), "generation": spec.generation,
             "ttl_s": spec.ttl_s, "grace_s": spec.grace_s, "cwd": spec.cwd,
             "files": dict(spec.secrets), "meta": dict(spec.meta),
-            "oom_score_adj": spec.oom_score_adj, "until_us": spec.until_us,
+            "oom_score_adj": spec.oom_score_adj, "until_us": _there(spec.until_us, ahead),
             "busy_file": spec.busy_file, "memory_bytes": spec.memory_bytes,
             "process_limit": spec.process_limit, "spare_leader": spec.spare_leader,
         }  # fmt: skip
@@ -80,14 +83,15 @@ class SshHost:
             spec.name,
             line["pid"],
             line["shim"],
-            line["started_us"],
+            line["started_us"] - ahead,
             tier="plain" if forked.line is None else "preimported",
             fell_back=forked.fell_back,
             parent_s=forked.waited_s,
         )
 
     async def observe(self, name: str) -> Observed:
-        return _seen(name, await self.link.call({"op": "look", "folder": _folder(name)}))
+        look = await self.link.call({"op": "look", "folder": _folder(name)})
+        return _seen(name, look, await self._ahead())
 
     async def wait(self, name: str) -> Exit:
         """Through links that break. Raises NotFound where nothing is left that says how it ended."""
@@ -98,7 +102,7 @@ class SshHost:
                     raise _unknown(name, self.link.name)
                 if seen.exit is not None:
                     return seen.exit
-                return parse_exit(await self._ask(name, {"op": "wait"}, None))
+                return await self._exit(await self._ask(name, {"op": "wait"}, None))
             except NotFound:
                 raise
             except NbgpuError as error:
@@ -106,6 +110,7 @@ class SshHost:
                 await asyncio.sleep(AGAIN_S / 20 if error.code in NO_ANSWER else AGAIN_S)
 
     async def renew(self, name: str, ttl_s: float, until_us: int | None = None) -> bool:
+        until_us = _there(until_us, await self._ahead())
         request = {"op": "renew", "ttl_s": ttl_s, "until_us": until_us}
         return await self._does(name, request, "its lease was not extended")
 
@@ -125,7 +130,8 @@ class SshHost:
             if seen.exit is not None:
                 return seen.exit
             try:
-                return parse_exit(await self._ask(name, {"op": "stop", "grace_s": grace_s}, None))
+                question = {"op": "stop", "grace_s": grace_s}
+                return await self._exit(await self._ask(name, question, None))
             except NbgpuError as error:
                 if error.code not in NO_ANSWER:
                     raise
@@ -211,8 +217,17 @@ class SshHost:
     async def list_owned(self, installation: str) -> list[Observed]:
         prefix = f"nbgpu-{installation}-"
         answer = await self.link.call({"op": "list", "prefix": prefix, "look": True})
-        found = [_seen(name, look) for name, look in answer["found"].items()]
+        ahead = await self._ahead()
+        found = [_seen(name, look, ahead) for name, look in answer["found"].items()]
         return [seen for seen in found if seen.state != "gone"]
+
+    async def _ahead(self) -> int:
+        """Microseconds that its clock is ahead of ours: everything there is judged by its own."""
+        ahead = int((await self.link.status()).get("clock_offset_us", 0))
+        return ahead if abs(ahead) > STEADY_US else 0
+
+    async def _exit(self, record: Mapping[str, Any]) -> Exit:
+        return _exit(record, await self._ahead())
 
     async def _forked(self, spec: LaunchSpec, document: dict[str, Any]) -> Forked:
         if spec.parent is None:
@@ -255,7 +270,16 @@ def _folder(name: str) -> str:
     return f"instances/{name}"
 
 
-def _seen(name: str, look: Mapping[str, Any]) -> Observed:
+def _there(at_us: int | None, ahead_us: int) -> int | None:
+    return None if at_us is None else at_us + ahead_us
+
+
+def _exit(record: Mapping[str, Any], ahead_us: int) -> Exit:
+    ended = parse_exit(record)
+    return replace(ended, ended_us=ended.ended_us - ahead_us)
+
+
+def _seen(name: str, look: Mapping[str, Any], ahead_us: int) -> Observed:
     if look["state"] == "gone":
         return Observed(name, "gone")
     state = State.parse(look["record"]) if look.get("record") else None
@@ -264,11 +288,11 @@ def _seen(name: str, look: Mapping[str, Any]) -> Observed:
         known = {
             "generation": state.generation,
             "pid": state.pid,
-            "started_us": state.started_us,
+            "started_us": state.started_us - ahead_us,
             "meta": state.meta,
         }
     if look["state"] == "ended":
-        return Observed(name, "ended", exit=parse_exit(look["exit"]), **known)
+        return Observed(name, "ended", exit=_exit(look["exit"], ahead_us), **known)
     status = look.get("status") or {}
     return Observed(
         name, "running", lease_s=status.get("lease_s"), paused=bool(status.get("paused")), **known

@@ -36,7 +36,6 @@ class Up:
     sessions: Sessions
     facts: dict[str, Any]  # host.py's hello, without tools
     rtt_s: float
-    clock_offset_us: int  # what is to be added to our clock for the host's
 
 
 class Uplink:
@@ -65,7 +64,7 @@ class Uplink:
             found["next_step"] = self.why.next_step
         if self.up is not None:
             found |= {"facts": self.up.facts, "rtt_s": self.up.rtt_s}
-            found["clock_offset_us"] = self.up.clock_offset_us
+            found["clock_offset_us"] = self.up.channel.clock_offset_us
         return found
 
     async def wait(self, patience_s: float, nudge: bool = True) -> Up:
@@ -194,9 +193,9 @@ class Uplink:
             channel.close()
             connection.close()
             raise from_line(answer, settings.target.where)
-        offset = answer["now_us"] - (began + ended) // 2
+        channel.clock_offset_us = answer["now_us"] - (began + ended) // 2
         sessions = Sessions(connection.transport, settings.times.channel_s)
-        return lost, Up(connection, channel, sessions, answer, (ended - began) / 1e6, offset)
+        return lost, Up(connection, channel, sessions, answer, (ended - began) / 1e6)
 
     async def _watch(self, lost: asyncio.Event, up: Up) -> None:
         """Return when the link is gone, or host.py says nothing any more."""

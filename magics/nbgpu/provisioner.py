@@ -86,6 +86,7 @@ class PodProvisioner(KernelProvisionerBase):
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
         """Start the pod's kernel, or find it running. Raises PodError with a sentence."""
+        self._drop_control()  # what it still has to say was meant for the one before
         try:
             kernel = await self._act("start", timeout_s=START_S)
         except PodError as error:

@@ -8,11 +8,23 @@ import platform
 import sys
 import time
 
-from tests.bench import coldstart, idle, jobs, kernel, kills, load, panel, soak, stand, streaming
+from tests.bench import (
+    coldstart,
+    hosts,
+    idle,
+    jobs,
+    kernel,
+    kills,
+    load,
+    panel,
+    soak,
+    stand,
+    streaming,
+)
 from tests.bench.gateway import short as gateway
 from tests.support.backend import CLONE
 
-BENCHES = (load, streaming, gateway, idle, jobs, kernel, panel, coldstart, kills, soak)
+BENCHES = (load, streaming, gateway, idle, jobs, kernel, hosts, panel, coldstart, kills, soak)
 
 
 def main() -> int:

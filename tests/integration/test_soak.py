@@ -17,5 +17,5 @@ def test_every_request_comes_to_an_end_and_nothing_is_left(
     plan = Plan(seconds=25.0, rate=8.0, pause_s=2.0, seed=11, model=tiny_llama)
     outcome = run(tmp_path, plan, lambda text: None)
     assert outcome.wrong == []
-    assert outcome.ends[ANSWERED] > 100 and outcome.killed["backend"] == 1
+    assert outcome.ends[ANSWERED] > 40 and outcome.killed["backend"] == 1
     assert outcome.killed["worker"] + outcome.killed["shim"] + outcome.killed["parked"] >= 3

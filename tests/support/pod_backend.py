@@ -106,7 +106,15 @@ class StandIn:
             self.client = AsyncKernelClient()
             self.client.load_connection_info(self.manager.get_connection_info())
             self.client.start_channels()
-            await self.client.wait_for_ready(timeout=60)
+            while True:
+                try:
+                    await self.client.wait_for_ready(timeout=60)
+                    break
+                except (
+                    RuntimeError
+                ):  # a heartbeat that is late, on a busy machine, is taken for its death
+                    if not await self.manager.is_alive():
+                        raise
         if not self.tasks:
             self.tasks.append(asyncio.create_task(self.work()))
 

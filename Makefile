@@ -28,7 +28,9 @@ demo: setup-demo
 	$(PY) -m demo
 
 test: debian-packages setup-dev engine lint front-end test-front-end
-	$(PY) -m pytest --numprocesses $(TESTERS) --dist loadfile
+	$(PY) -m pytest --numprocesses $(TESTERS) --dist loadfile || { \
+	    echo "what failed beside other work is run once more by itself:"; \
+	    $(PY) -m pytest --last-failed --last-failed-no-failures none; }
 
 # The panel's tests in a real browser alone; they are part of `make test`.
 test-browser: debian-packages setup-dev engine front-end

@@ -2,7 +2,8 @@
 of a real vLLM worker there through the tunnel beside the same worker asked directly, and the gateway's
 requests while logs of the host are followed beside itself while none is.
 
-A file of ours is read back on both ends (SHA-256) and on the disk before it counts; scp's is neither.
+A file of ours is read back on both ends (SHA-256) and on the disk before it counts, scp's is neither; scp logs in for
+each file, and so does OpenSSH's client for our large ones.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
-from nbgpu_backend.engines.vllm.environment import Environment
+import aiohttp
+from nbgpu.formats import plural
 
 from tests.bench import report, stand
 from tests.bench.gateway import wrk
 from tests.bench.gateway.peers import ROUTE, Peer, nbgpu_peer
+from tests.bench.gateway.real import models
 from tests.bench.gateway.rounds import request
 from tests.bench.report import Report
 from tests.bench.streaming import Stream, Way, stream
@@ -35,7 +38,7 @@ from tests.support.sshd import SSHD, Sshd, linked, serving
 ROUNDS = 5
 SMALL, LARGE = 32_000_000, 400_000_000  # by our own connection; by OpenSSH's client
 SMALL_GOAL, LARGE_GOAL, TOKENS_GOAL, LOGS_GOAL = 0.35, 0.9, 0.9, 0.95
-AT_ONCE, TOKENS = 8, 64
+AT_ONCE, TOKENS = (1, 8), 64
 LOGS, LINES_PER_S = 20, 10
 LOAD_S, CONNECTIONS = 3, 16
 TALKER = f"""
@@ -134,36 +137,40 @@ def _tokens(found: Report, server: Sshd, root: Path, rounds: int) -> None:
         return
     engines_there(server)
     with _hosts(root, server) as home:
-        both = _ways(home, server, environment)
-        rates = asyncio.run(_turns(found, both, rounds))
-    for way, some in rates.items():
-        found.add(f"{AT_ONCE} streams of vLLM, {way}, median", median(some), "tokens/s")
-    pairs = zip(rates["tunnel"], rates["direct"], strict=True)
-    _ratio(found, "tokens, tunnel / direct", median(t / d for t, d in pairs), TOKENS_GOAL)
+        for name, folder in models(environment):
+            both = _ways(home, server, name, folder)
+            for at_once in AT_ONCE:
+                rates = asyncio.run(_turns(found, name, both, at_once, rounds))
+                what = f"{name}, {plural(at_once, 'stream')}"
+                for way, some in rates.items():
+                    found.add(f"{what}, {way}, median", median(some), "tokens/s")
+                pairs = zip(rates["tunnel"], rates["direct"], strict=True)
+                ratio = median(t / d for t, d in pairs)
+                _ratio(found, f"{what}, tunnel / direct", ratio, TOKENS_GOAL)
+            home.http.delete(f"/v2/serverless/{name}").raise_for_status()
 
 
-def _ways(home: HostsBackend, server: Sshd, environment: Environment) -> dict[str, Way]:
+def _ways(home: HostsBackend, server: Sshd, name: str, model: Path) -> dict[str, Way]:
     """Through gateway and tunnel, and to the same worker's own port, which is on this machine, too."""
-    model = str(stand.tiny_llama(environment))
     home.deploy_on(
-        "far", "lab1", workers={"min": 1, "max": 1},
-        nbgpu={"engine": {"name": "vllm"}, "model": model},
+        name, "lab1", workers={"min": 1, "max": 1},
+        nbgpu={"engine": {"name": "vllm"}, "model": str(model)},
     )  # fmt: skip
-    home.wait_state("far", "ready", 240)
-    (worker,) = home.workers("far")
-    (folder,) = (server.nbgpu / "instances").iterdir()
+    home.wait_state(name, "ready", 240)
+    (worker,) = home.workers(name)
+    (folder,) = (server.nbgpu / "instances").glob(f"*-{worker['id']}-*")
     key = (folder / "key").read_text().strip()
     return {
         "direct": Way(f"http://127.0.0.1:{worker['nbgpu']['port']}{ROUTE}", key),
-        "tunnel": Way(f"{home.backend.url}/v2/far/openai{ROUTE}", home.backend.token),
+        "tunnel": Way(f"{home.backend.url}/v2/{name}/openai{ROUTE}", home.backend.token),
     }
 
 
-async def _turns(found: Report, both: dict[str, Way], rounds: int) -> dict[str, list[float]]:
-    import aiohttp
-
+async def _turns(
+    found: Report, name: str, both: dict[str, Way], at_once: int, rounds: int
+) -> dict[str, list[float]]:
     body = {
-        "model": "far", "messages": [{"role": "user", "content": "Say something."}],
+        "model": name, "messages": [{"role": "user", "content": "Say something."}],
         "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True,
         "stream": True, "stream_options": {"include_usage": True},
     }  # fmt: skip
@@ -173,12 +180,12 @@ async def _turns(found: Report, both: dict[str, Way], rounds: int) -> dict[str, 
             for way, at in list(both.items())[:: 1 if number % 2 else -1]:
                 began = time.perf_counter()
                 some: list[Stream] = await asyncio.gather(
-                    *(stream(session, at, body) for _ in range(AT_ONCE))
+                    *(stream(session, at, body) for _ in range(at_once))
                 )
                 seconds = time.perf_counter() - began
                 found.check(
                     {one.tokens for one in some} == {TOKENS} and all(one.finished for one in some),
-                    f"{way}: an answer is not whole",
+                    f"{name}, {way}: an answer is not whole",
                 )
                 if number:
                     rates[way].append(sum(one.tokens for one in some) / seconds)

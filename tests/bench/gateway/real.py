@@ -31,7 +31,7 @@ def run(rounds: int) -> Report:
     if environment is None:
         found.notes.append("skipped: the engine is not installed (make engine)")
         return found
-    for name, folder in _models(environment):
+    for name, folder in models(environment):
         with stand.backend() as process:
             both = both_ways(process, name, engine={"name": "vllm"}, model=str(folder))
             _model(found, name, both, rounds)
@@ -39,7 +39,7 @@ def run(rounds: int) -> Report:
     return found
 
 
-def _models(environment: Environment) -> Iterator[tuple[str, Path]]:
+def models(environment: Environment) -> Iterator[tuple[str, Path]]:
     yield "tiny-llama", stand.tiny_llama(environment)
     smollm2 = Home(environment.folder.parent / "bench").models / SMOLLM2
     if (smollm2 / "config.json").is_file():

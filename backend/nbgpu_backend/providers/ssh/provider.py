@@ -1,8 +1,8 @@
 """SshHost: instances on a host that is reached over SSH, each under a shim there.
 
-A WorkerHost with pods. It remembers nothing but what it last saw of the host's memory, and what it knows to
-have brought there: what exists is read there. Where the link is down, `wait` waits on and everything else
-raises HostUnreachable or LinkCut.
+A WorkerHost with pods. It remembers nothing but what it last saw of the host's memory, how far its clock is
+off, and what it knows to have brought there: what exists is read there. Where the link is down, `wait` waits
+on and everything else raises HostUnreachable or LinkCut.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class SshHost:
         self.supplies: SupplyHost | None = SshSupplies(link)
         self._parents = SshParents(link)
         self._available = 0
+        self._offset_us: int | None = None  # of its clock, as last seen
 
     async def away(self) -> str:
         """Why it is not heard just now, a sentence without its stop; "" while it is."""
@@ -222,8 +223,15 @@ class SshHost:
         return [seen for seen in found if seen.state != "gone"]
 
     async def _ahead(self) -> int:
-        """Microseconds that its clock is ahead of ours: everything there is judged by its own."""
-        ahead = int((await self.link.status()).get("clock_offset_us", 0))
+        """Microseconds that its clock is ahead of ours: everything there is judged by its own.
+
+        While the link is down, as it was last seen; before that it is waited for.
+        """
+        status = await self.link.status()
+        if "clock_offset_us" not in status and self._offset_us is None:
+            await self.link.call({"op": "stat", "path": "instances"})
+            status = await self.link.status()
+        ahead = self._offset_us = int(status.get("clock_offset_us", self._offset_us or 0))
         return ahead if abs(ahead) > STEADY_US else 0
 
     async def _exit(self, record: Mapping[str, Any]) -> Exit:
